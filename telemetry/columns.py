@@ -15,7 +15,7 @@ DEAD = -1
 
 TIME_FROM_DEVICE = 0
 TIME_FROM_GATEWAY = 1
-"""Quality codes. 0: the device said when it measured. 1: it did not; `measured_at` is the arrival at the gateway."""
+"""Quality codes. 0: the device said when it measured. 1: it did not, `measured_at` is the arrival."""
 
 
 class Series(NamedTuple):
@@ -69,7 +69,7 @@ class Columns:
             del column[length:]
         for sparse in (self.texts, self.dead):
             for position in [p for p in sparse if p >= length]:
-                del sparse[position]  # type: ignore[attr-defined]
+                del sparse[position]
 
     def extend(self, other: "Columns") -> None:
         """Append all records of `other`."""

@@ -36,7 +36,8 @@ class Chunk:
     """Messages that a collector received together, in order of arrival, as parallel lists.
 
     `keys` are 64-bit fingerprints that stay the same when the sender sends a message again; `redelivered`
-    holds the indexes of the messages that may be such repetitions (MQTT: the DUP flag).
+    holds the indexes of the messages that may be such repetitions (MQTT: the DUP flag). `oversized` maps the
+    index of a message that was too long to its true payload size in bytes; `payloads` has its beginning.
     """
 
     received_at_ms: int
@@ -44,7 +45,8 @@ class Chunk:
     payloads: list[bytes] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     redelivered: set[int] = field(default_factory=set)
+    oversized: dict[int, int] = field(default_factory=dict)
 
 
 Deliver = Callable[[Delivery[Chunk]], Awaitable[None]]
-"""How a collector hands over: awaiting it is the backpressure, returning from it is not an acknowledgement."""
+"""How a collector hands over: awaiting it is the backpressure; its return acknowledges nothing."""

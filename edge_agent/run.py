@@ -1,0 +1,120 @@
+"""The edge agent's wiring, top to bottom: collect -> decode -> spool -> uplink, and acknowledgements back.
+
+Each collector delivers to the group commit; each commit wakes the uplink. The agent starts whatever is
+missing (network, brokers, cloud) and says what is wrong; only its own config and its own spool directory can
+keep it from starting.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+
+from broker_bridge.contract import Status
+from broker_bridge.uplink import Limits, Uplink
+from edge_agent.collect import Collector
+from edge_agent.commit import GroupCommit
+from edge_agent.config import GatewayConfig
+from edge_agent.decode import Decoder
+from edge_agent.spool import Spool, open_spool
+from telemetry.clock import Clock, SystemClock
+
+log = logging.getLogger(__name__)
+
+
+def run(config: GatewayConfig) -> int:
+    """Collect until SIGTERM or SIGINT. Raises FieldlineError for what the user must change."""
+    return asyncio.run(_main(config))
+
+
+async def _main(config: GatewayConfig) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    spool = open_spool(config.spool, config.gateway, config.collect.series_max)
+    # One thread for the spool: commits, reads and trims take their turns.
+    thread = ThreadPoolExecutor(1, "spool")
+    try:
+        status = spool.status()
+        log.info(
+            "Gateway %s, spool %s: epoch %s, %d records waiting.",
+            config.gateway,
+            config.spool.path,
+            status.epoch,
+            status.records,
+        )
+        await _work(config, spool, thread, SystemClock(), stopping)
+    finally:
+        thread.shutdown(wait=True)
+        spool.close()
+    log.info("The agent has stopped; the spool keeps what was not confirmed.")
+    return 0
+
+
+async def _work(
+    config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
+) -> None:
+    commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
+    collectors = make_collectors(config, clock)
+    uplink = Uplink(
+        source=spool,
+        gateway=config.gateway,
+        partitions=config.uplink.partitions,
+        options=config.uplink.options(f"fieldline-uplink-{config.gateway}"),
+        limits=_limits(config),
+        clock=clock,
+        thread=thread,
+        status=lambda: _report(spool, clock, collectors, commit),
+    )
+    commit.on_commit = uplink.wake
+    with contextlib.suppress(_Stopping):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(commit.run(), name="commit")
+            tasks.create_task(uplink.run(), name="uplink")
+            for name, collector in collectors.items():
+                tasks.create_task(collector.run(commit.deliver), name=f"collect-{name}")
+            await stopping.wait()
+            raise _Stopping
+
+
+class _Stopping(Exception):  # noqa: N818 - not an error: how a TaskGroup is told to cancel its tasks
+    pass
+
+
+def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]:
+    """The collectors that the config switches on. A protocol is imported only when it is used."""
+    collectors: dict[str, Collector] = {}
+    return collectors
+
+
+def _limits(config: GatewayConfig) -> Limits:
+    uplink = config.uplink
+    return Limits(
+        batch_rows_max=uplink.batch_rows_max,
+        batch_bytes_max=uplink.batch_bytes_max,
+        batch_age_s_max=uplink.batch_age_s_max,
+        window_batches_max=uplink.window_batches_max,
+        resend_s=uplink.resend_s,
+        reconnect_s_max=uplink.reconnect_s_max,
+    )
+
+
+def _report(spool: Spool, clock: Clock, collectors: dict[str, Collector], commit: GroupCommit) -> Status:
+    """What the agent says of itself; called in the spool's thread."""
+    held = spool.status()
+    states = {name: collector.state() for name, collector in collectors.items()}
+    if commit.trouble:
+        states["spool"] = commit.trouble
+    return Status(
+        epoch=held.epoch,
+        agent_version=metadata.version("fieldline"),
+        reported_at=clock.now_ms(),
+        mark=held.mark,
+        last_seq=held.last_seq,
+        spool_records=held.records,
+        spool_bytes=held.bytes,
+        spool_oldest_at=max(held.oldest_at, 0),
+        collectors=states,
+    )

@@ -1,0 +1,458 @@
+"""The spool: the gateway's durable queue on disk. What it has taken, it keeps until a receipt covers it.
+
+One directory, one owner (a lock file), one SQLite database in WAL mode with synchronous=FULL: when a commit
+returns, its records survive a power cut (as far as the disk honours fsync). Tables:
+
+  meta     epoch (random, made with the spool), gateway, mark (the last receipt)
+  series   id -> device, metric, unit; ids are dense from 0 and never change within an epoch
+  chunks   one row per commit: first_seq, records, received_at, crc, body (edge_agent.chunk)
+  losses   declared ranges of seqs that were evicted on purpose, until a receipt covers them
+  journal  the fingerprints of the last JOURNAL_KEYS_MAX messages, written in the same transaction as their
+           records: a message that its sender repeats after a crash is not spooled twice
+
+Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
+All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
+any time (WAL).
+
+Limits: bytes_max for the database, free_bytes_min on its file system. A full spool raises SpoolFullError
+("block") or evicts its oldest chunks and declares them lost ("drop_oldest").
+"""
+
+import fcntl
+import logging
+import secrets
+import shutil
+import sqlite3
+import time
+import zlib
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from edge_agent import chunk
+from edge_agent.config import Spool as SpoolConfig
+from telemetry.columns import Columns, Series
+from telemetry.errors import FieldlineError, SpoolFullError
+from telemetry.records import Loss, Records
+
+log = logging.getLogger(__name__)
+
+JOURNAL_KEYS_MAX = 16_384
+BYTES_RESERVED = 256 * 1024
+"""Room that a commit may need for pages beside its body."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
+CREATE TABLE IF NOT EXISTS chunks (
+    first_seq INTEGER PRIMARY KEY, records INTEGER NOT NULL, received_at INTEGER NOT NULL,
+    crc INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS losses (
+    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, reason TEXT NOT NULL,
+    declared_at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, keys BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a spool holds. Times in ms since 1970 UTC, 0 when nothing is waiting."""
+
+    gateway: str
+    epoch: str
+    mark: int
+    last_seq: int
+    records: int
+    bytes: int
+    oldest_at: int
+    lost: int
+
+
+class Spool:
+    """An open spool; use `open_spool`, which also deals with what cannot be opened."""
+
+    def __init__(self, config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -> None:
+        self._config = config
+        self._series_max = series_max
+        config.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(config.path)
+        try:
+            self._open_database(gateway)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open_database(self, gateway: str) -> None:
+        self._db = _connect(self._config.path / "spool.db")
+        self._db.executescript(SCHEMA)
+        meta = dict(self._db.execute("SELECT key, value FROM meta"))
+        if "epoch" not in meta:
+            meta = {"epoch": secrets.token_hex(8), "gateway": gateway, "mark": 0}
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        if meta["gateway"] != gateway:
+            raise FieldlineError(
+                f"The spool in {self._config.path} belongs to gateway {meta['gateway']!r}, the config says "
+                f"{gateway!r}. Give the agent another spool.path, or the gateway its old name."
+            )
+        self.gateway, self.epoch, self.mark = gateway, str(meta["epoch"]), int(meta["mark"])
+        self._load_series()
+        self._load_journal()
+        (end,) = self._db.execute(
+            "SELECT max((SELECT coalesce(max(first_seq + records), 1) FROM chunks),"
+            " (SELECT coalesce(max(last_seq + 1), 1) FROM losses), ?)",
+            (self.mark + 1,),
+        ).fetchone()
+        self.next_seq: int = end
+
+    def _load_series(self) -> None:
+        rows = self._db.execute("SELECT id, device, metric, unit FROM series ORDER BY id")
+        self._series = [Series(*row[1:]) for row in rows]
+        self._ids = {series: id_ for id_, series in enumerate(self._series)}
+        self._series_saved = len(self._series)
+
+    def _load_journal(self) -> None:
+        self._journal: deque[tuple[int, array[int]]] = deque()
+        self._journal_size = 0
+        self._known: dict[int, int] = {}  # key -> id of the journal row that holds it last
+        for id_, blob in self._db.execute("SELECT id, keys FROM journal ORDER BY id"):
+            keys = array("Q")
+            keys.frombytes(blob)
+            self._remember(id_, keys)
+
+    def _remember(self, id_: int, keys: "array[int]") -> None:
+        self._journal.append((id_, keys))
+        self._journal_size += len(keys)
+        self._known.update(dict.fromkeys(keys, id_))
+
+    def _forget_before(self) -> int:
+        """Drop the oldest journal rows beyond the limit from memory; the id up to which to delete on disk."""
+        dropped = 0
+        while len(self._journal) > 1 and self._journal_size - len(self._journal[0][1]) >= JOURNAL_KEYS_MAX:
+            dropped, keys = self._journal.popleft()
+            self._journal_size -= len(keys)
+            for key in keys:
+                if self._known.get(key) == dropped:
+                    del self._known[key]
+        return dropped
+
+    def series_id(self, series: Series) -> int:
+        """The id of a series, made now if it is new and made durable with the next commit.
+
+        Raises FieldlineError when series_max is reached.
+        """
+        id_ = self._ids.get(series)
+        if id_ is None:
+            id_ = len(self._series)
+            if id_ >= self._series_max:
+                raise FieldlineError(
+                    f"the gateway already has {id_} series: raise collect.series_max, or look for a device "
+                    "that puts changing values into its metric names"
+                )
+            self._series.append(series)
+            self._ids[series] = id_
+        return id_
+
+    def series(self, id_: int) -> Series:
+        """The series behind an id."""
+        return self._series[id_]
+
+    def knows(self, key: int) -> bool:
+        """Whether a message with this fingerprint is among the last ones committed."""
+        return key in self._known
+
+    def append(self, columns: Columns, keys: Sequence[int] = (), now_ms: int = 0) -> tuple[int, int]:
+        """Commit records and the fingerprints of their messages; durable on return. (first_seq, last_seq).
+
+        Raises SpoolFullError (nothing was taken; try again later). sqlite3.Error and OSError likewise leave
+        everything as it was.
+        """
+        body = chunk.encode(columns)
+        self._make_room(len(body), now_ms)
+        first = self.next_seq
+        series_saved = len(self._series)
+        blob = array("Q", keys)
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            new = [(i, *self._series[i]) for i in range(self._series_saved, series_saved)]
+            self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?)", new)
+            self._db.execute(
+                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
+                (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
+            )
+            if blob:
+                journal_id = self._journal[-1][0] + 1 if self._journal else 1
+                self._db.execute("INSERT INTO journal VALUES (?, ?)", (journal_id, blob.tobytes()))
+                self._db.execute("DELETE FROM journal WHERE id <= ?", (self._journal_cut(len(blob)),))
+        self._series_saved = series_saved
+        if blob:
+            self._remember(journal_id, blob)
+            self._forget_before()
+        self.next_seq = first + len(columns)
+        return first, self.next_seq - 1
+
+    def _journal_cut(self, coming: int) -> int:
+        """The id up to which rows may go once `coming` keys are added."""
+        left, cut = self._journal_size + coming, 0
+        for id_, keys in self._journal:
+            if left - len(keys) < JOURNAL_KEYS_MAX:
+                break
+            left, cut = left - len(keys), id_
+        return cut
+
+    def read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:
+        """The next run of records, or the declared loss, that follows after_seq; None when there is none.
+
+        Runs end before a loss, at records_max, or where bytes_max (uncompressed) would be passed; they hold
+        at least one record.
+        """
+        loss = self._db.execute(
+            "SELECT first_seq, last_seq, reason, declared_at FROM losses WHERE last_seq > ? ORDER BY first_seq LIMIT 1",
+            (after_seq,),
+        ).fetchone()
+        if loss and loss[0] <= after_seq + 1:
+            return Loss(after_seq + 1, *loss[1:])
+        columns, expected, size = Columns(), after_seq + 1, 0
+        rows = self._db.execute(
+            "SELECT first_seq, records, crc, body FROM chunks WHERE first_seq >= "
+            "coalesce((SELECT max(first_seq) FROM chunks WHERE first_seq <= ?), 0) ORDER BY first_seq",
+            (expected,),
+        )
+        for first, records, crc, body in rows:
+            if first + records <= expected:
+                continue
+            if first > expected:
+                break  # a loss lies between
+            if zlib.crc32(body) != crc:
+                if columns:
+                    break
+                rows.close()
+                return self._declare_damaged(first, first + records - 1, body)
+            part = chunk.decode(body)
+            assert len(part) == records, "a chunk holds as many records as it says"
+            room = min(records_max - len(columns), records - (expected - first))
+            part = part.slice(expected - first, expected - first + room)
+            fitting = _fitting(part, bytes_max - size, at_least=0 if columns else 1)
+            if fitting < len(part):
+                part = part.slice(0, fitting)
+            columns.extend(part)
+            size += chunk.plain_bytes(part)
+            expected += len(part)
+            if fitting < room or len(columns) >= records_max:
+                break
+        rows.close()
+        return Records(after_seq + 1, columns) if columns else None
+
+    def trim(self, mark: int) -> None:
+        """Free what a receipt covers: every record up to `mark`."""
+        if mark <= self.mark:
+            return
+        assert mark < self.next_seq, "a receipt beyond the end is dealt with by renew_epoch"
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM chunks WHERE first_seq + records - 1 <= ?", (mark,))
+            self._db.execute("DELETE FROM losses WHERE last_seq <= ?", (mark,))
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
+        self.mark = mark
+
+    def renew_epoch(self) -> None:
+        """Begin a new epoch with everything that is waiting, renumbered from 1.
+
+        For the case that the cloud holds seqs of this epoch which the spool never gave: the disk lost
+        commits that it had confirmed, or an old copy was restored. Nothing waiting is lost by this.
+        """
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM losses")
+            rows = self._db.execute("SELECT first_seq, records FROM chunks ORDER BY first_seq").fetchall()
+            next_seq = 1
+            for first, records in rows:  # ascending, and never upwards: no collision
+                self._db.execute("UPDATE chunks SET first_seq = ? WHERE first_seq = ?", (next_seq, first))
+                next_seq += records
+            epoch = secrets.token_hex(8)
+            self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(epoch, "epoch"), (0, "mark")])
+        self.epoch, self.mark, self.next_seq = epoch, 0, next_seq
+
+    def status(self) -> Status:
+        """A summary, by index lookups only."""
+        return _status(self._db)
+
+    def oldest_at(self, after_seq: int) -> int | None:
+        """When the first record after after_seq arrived, in ms since 1970 UTC (to the chunk)."""
+        row = self._db.execute(
+            "SELECT received_at FROM chunks WHERE first_seq + records > ? ORDER BY first_seq LIMIT 1",
+            (after_seq + 1,),
+        ).fetchone()
+        return row[0] if row else None
+
+    def close(self) -> None:
+        """Close the database and give up the lock."""
+        self._db.close()
+        self._lock.close()
+
+    def _make_room(self, body_bytes: int, now_ms: int) -> None:
+        while (full := self._full(body_bytes + BYTES_RESERVED)) is not None:
+            if self._config.when_full == "block" or not self._drop_oldest(now_ms):
+                raise SpoolFullError(full)
+
+    def _full(self, coming_bytes: int) -> str | None:
+        free_in_file = self._pragma("freelist_count") * self._page_bytes
+        used = self._pragma("page_count") * self._page_bytes - free_in_file
+        if used + coming_bytes > self._config.bytes_max:
+            return (
+                f"The spool is full ({used / 1e6:.0f} MB, spool.bytes_max is "
+                f"{self._config.bytes_max / 1e6:.0f} MB). Check the uplink, or raise spool.bytes_max."
+            )
+        free = shutil.disk_usage(self._config.path).free
+        if free < self._config.free_bytes_min and free_in_file < coming_bytes:
+            return (
+                f"The disk is nearly full ({free / 1e6:.0f} MB free, spool.free_bytes_min is "
+                f"{self._config.free_bytes_min / 1e6:.0f} MB). Free some space on the gateway."
+            )
+        return None
+
+    @property
+    def _page_bytes(self) -> int:
+        return self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
+
+    def _drop_oldest(self, now_ms: int) -> bool:
+        """Evict the oldest chunk and declare the loss; False when nothing is left to evict."""
+        row = self._db.execute("SELECT first_seq, records FROM chunks ORDER BY first_seq LIMIT 1").fetchone()
+        if row is None:
+            return False
+        first, last = max(row[0], self.mark + 1), row[0] + row[1] - 1
+        self._replace_by_loss(row[0], first, last, "evicted: the spool was full (drop_oldest)", now_ms)
+        return True
+
+    def _declare_damaged(self, first: int, last: int, body: bytes) -> Loss:
+        """A chunk whose checksum fails: keep its bytes in a file beside the spool, declare the loss."""
+        kept = self._config.path / f"damaged-{self.epoch}-{first}-{last}.chunk"
+        kept.write_bytes(body)
+        reason = f"damaged in the spool (checksum); its bytes are kept at the gateway in {kept.name}"
+        log.error("Records %d-%d were %s.", first, last, reason)
+        chunk_seq, first = first, max(first, self.mark + 1)
+        now_ms = time.time_ns() // 1_000_000
+        self._replace_by_loss(chunk_seq, first, last, reason, now_ms)
+        return Loss(first, last, reason, now_ms)
+
+    def _replace_by_loss(self, chunk_seq: int, first: int, last: int, reason: str, now_ms: int) -> None:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM chunks WHERE first_seq = ?", (chunk_seq,))
+            grown = self._db.execute(
+                "UPDATE losses SET last_seq = ? WHERE last_seq = ? AND reason = ?", (last, first - 1, reason)
+            )
+            if grown.rowcount == 0:
+                self._db.execute("INSERT INTO losses VALUES (?, ?, ?, ?)", (first, last, reason, now_ms))
+
+
+def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -> Spool:
+    """Open or create a spool. One that SQLite cannot read is moved aside and kept, and a new epoch begins.
+
+    Raises FieldlineError when another agent owns it, when it belongs to another gateway, or when the
+    directory cannot be written.
+    """
+    try:
+        return Spool(config, gateway, series_max)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+            raise FieldlineError(f"cannot open the spool in {config.path}: {error}") from error
+        aside = config.path.with_name(f"{config.path.name}.corrupt-{time.time_ns()}")
+        config.path.rename(aside)
+        log.error(
+            "The spool in %s is corrupt (%s): kept as %s, a new epoch begins.", config.path, error, aside
+        )
+        return Spool(config, gateway, series_max)
+    except OSError as error:
+        raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error
+
+
+def read_status(path: Path) -> Status:
+    """The status of a spool that an agent may have open. Raises FieldlineError when there is none."""
+    file = path / "spool.db"
+    if not file.exists():
+        raise FieldlineError(f"there is no spool in {path}: the agent has not run yet with this config")
+    try:
+        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        try:
+            return _status(db)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise FieldlineError(f"cannot read the spool in {path}: {error}") from error
+
+
+def _status(db: sqlite3.Connection) -> Status:
+    db.execute("BEGIN")  # one snapshot for all
+    try:
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        mark = int(meta["mark"])
+        end, oldest = db.execute(
+            "SELECT coalesce(max(first_seq + records), 1), "
+            "coalesce((SELECT received_at FROM chunks ORDER BY first_seq LIMIT 1), 0) FROM chunks"
+        ).fetchone()
+        loss_end, lost = db.execute(
+            "SELECT coalesce(max(last_seq) + 1, 1), coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) "
+            "FROM losses",
+            (mark,),
+        ).fetchone()
+        pages, free, size = (
+            db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+    finally:
+        db.execute("ROLLBACK")
+    last_seq = max(end, loss_end, mark + 1) - 1
+    return Status(
+        gateway=str(meta["gateway"]),
+        epoch=str(meta["epoch"]),
+        mark=mark,
+        last_seq=last_seq,
+        records=last_seq - mark - lost,
+        bytes=(pages - free) * size,
+        oldest_at=oldest,
+        lost=lost,
+    )
+
+
+def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
+    """How many of the part's first records stay within bytes_max."""
+    if chunk.plain_bytes(part) <= bytes_max:
+        return len(part)
+    size = 0
+    for position in range(len(part)):
+        size += chunk.record_bytes(part, position)
+        if size > bytes_max:
+            return max(position, at_least)
+    return len(part)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA journal_size_limit=16777216")
+        db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
+        return db
+    except BaseException:
+        db.close()
+        raise
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = (path / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise FieldlineError(f"another agent is already running on the spool in {path}") from None
+    return file

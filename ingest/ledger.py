@@ -1,0 +1,224 @@
+"""The ledger and what guards it: fences (table workers), intents, marks.
+
+Order of a commit (invariant 4): intent -> rows -> ledger -> receipt. On start a worker takes the fence of
+its partitions, so that no insert of a predecessor can begin any more, kills those that still run, and only
+then looks up which rows of open intents are in the tables. Those are committed; the rest comes again.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ingest.admit import Key
+from ingest.insert import FencedError, Inserter
+from ingest.tables import INTENTS, LEDGER
+from telemetry.clock import Clock
+from telemetry.ranges import SeqRanges
+
+log = logging.getLogger(__name__)
+
+PREDECESSORS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a worker is about to insert. `created_ms` is the ingested_at of its rows, unique per worker.
+
+    ranges: (gateway, epoch, first_seq, last_seq). measured_min, measured_max: ms since 1970 UTC, inclusive.
+    """
+
+    number: int
+    created_ms: int
+    ranges: list[tuple[str, str, int, int]]
+    measured_min: int
+    measured_max: int
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One worker's access to the ledger. Blocking; used from one thread at a time."""
+
+    inserter: Inserter
+    clock: Clock
+    fence: int = 0
+    number: int = 0
+    last_created_ms: int = 0
+    settled: list[Intent] = field(default_factory=list)
+
+    def take_over(self) -> dict[Key, SeqRanges]:
+        """Own the partitions, recover what a predecessor left, and return the ledger's content.
+
+        Raises FencedError when another worker did the same at this moment and won.
+        """
+        predecessors = self._take_fence()
+        for worker in predecessors:
+            self.inserter.client.command(
+                f"KILL QUERY WHERE query LIKE '%fieldline worker {worker} %' AND query NOT LIKE 'KILL%' SYNC"
+            )
+        self.check()
+        ledger = self._read()
+        self._recover(ledger)
+        return ledger
+
+    def check(self) -> None:
+        """Raises FencedError when another worker has taken our partitions over."""
+        owners = self._rows(
+            "SELECT DISTINCT argMax(worker, (fence, worker)) FROM fieldline.workers "
+            f"WHERE partition IN ({self._owned}) GROUP BY partition"
+        )
+        if [owner for (owner,) in owners] != [self.inserter.worker]:
+            raise FencedError("Another worker has taken over these partitions; this one ends.")
+
+    @property
+    def _owned(self) -> str:
+        return ",".join(map(str, self.inserter.partitions))
+
+    def _take_fence(self) -> list[str]:
+        """Become the last worker of all partitions; the former ones, latest last."""
+        rows = self._rows(
+            "SELECT worker, max(fence) AS latest FROM fieldline.workers "
+            f"WHERE partition IN ({self._owned}) GROUP BY worker ORDER BY latest"
+        )
+        self.fence = 1 + max((latest for _, latest in rows), default=0)
+        values = ",".join(
+            f"({partition}, {self.fence}, '{self.inserter.worker}', now64(3))"
+            for partition in self.inserter.partitions
+        )
+        self.inserter.client.command(
+            "INSERT INTO fieldline.workers (partition, fence, worker, started_at) "
+            f"SETTINGS async_insert = 0 VALUES {values}"
+        )
+        return [worker for worker, _ in rows[-PREDECESSORS_MAX:]]
+
+    def _read(self) -> dict[Key, SeqRanges]:
+        rows = self._rows(
+            "SELECT gateway, epoch, argMax(mark, version), argMax(ahead.first, version), "
+            "argMax(ahead.last, version) FROM fieldline.ledger GROUP BY gateway, epoch"
+        )
+        ledger = {}
+        for gateway, epoch, mark, firsts, lasts in rows:
+            ledger[gateway, epoch] = SeqRanges(zip(firsts, lasts, strict=True))
+            if mark:
+                ledger[gateway, epoch].add(1, mark)
+        return ledger
+
+    def _recover(self, ledger: dict[Key, SeqRanges]) -> None:
+        """Look up the rows of open intents of these partitions; what is in the tables is committed."""
+        open_intents = self._rows(
+            "SELECT worker, number, toUnixTimestamp64Milli(any(created_at)) AS created_ms, "
+            "any(ranges.gateway), any(ranges.epoch), "
+            "toUnixTimestamp64Milli(any(measured_min)), toUnixTimestamp64Milli(any(measured_max)) "
+            f"FROM fieldline.intents WHERE hasAny(partitions, [{self._owned}]) "
+            "GROUP BY worker, number HAVING max(done) = 0 ORDER BY created_ms"
+        )
+        touched: set[Key] = set()
+        for worker, number, created_ms, gateways, epochs, measured_min, measured_max in open_intents:
+            found = self._look_up(
+                created_ms, measured_min, measured_max, set(zip(gateways, epochs, strict=True))
+            )
+            count = sum(ranges.count() for ranges in found.values())
+            log.info("Intent %d of worker %s was open: %d of its records are stored.", number, worker, count)
+            for key, present in found.items():
+                for first, last in present:
+                    ledger.setdefault(key, SeqRanges()).add(first, last)
+                touched.add(key)
+        if touched:
+            self.write({key: ledger[key] for key in touched})
+        for worker, number, *_ in open_intents:
+            self.inserter.client.command(
+                "INSERT INTO fieldline.intents SELECT * REPLACE (1 AS done) FROM fieldline.intents "
+                f"WHERE worker = '{worker}' AND number = {number} LIMIT 1"
+            )
+
+    def _look_up(
+        self, created_ms: int, measured_min: int, measured_max: int, keys: set[Key]
+    ) -> dict[Key, SeqRanges]:
+        """Which seqs of these spools stand in the tables under this ingested_at."""
+        at, low, high = (
+            f"fromUnixTimestamp64Milli({ms}, 'UTC')" for ms in (created_ms, measured_min, measured_max)
+        )
+        found: dict[Key, SeqRanges] = {}
+        rows = self._rows(
+            "SELECT gateway, epoch, arraySort(groupUniqArray(seq)) FROM ("
+            "SELECT toString(gateway) AS gateway, toString(epoch) AS epoch, seq FROM fieldline.readings "
+            f"WHERE ingested_at = {at} AND measured_at BETWEEN {low} AND {high} "
+            "UNION ALL SELECT toString(gateway), toString(epoch), seq FROM fieldline.dead_letters "
+            f"WHERE ingested_at = {at}) GROUP BY gateway, epoch"
+        )
+        for gateway, epoch, seqs in rows:
+            stored = SeqRanges(runs(np.asarray(seqs, np.int64)))
+            found[gateway, epoch] = stored
+        losses = self._rows(
+            "SELECT toString(gateway), toString(epoch), first_seq, last_seq FROM fieldline.losses "
+            f"WHERE ingested_at = {at}"
+        )
+        for gateway, epoch, first, last in losses:
+            found.setdefault((gateway, epoch), SeqRanges()).add(first, last)
+        return {key: ranges for key, ranges in found.items() if key in keys}
+
+    def declare(
+        self, ranges: list[tuple[str, str, int, int]], measured_min: int, measured_max: int
+    ) -> Intent:
+        """Write a new intent, and with it that the former one is done."""
+        self.number += 1
+        self.last_created_ms = max(self.clock.now_ms(), self.last_created_ms + 1)
+        intent = Intent(self.number, self.last_created_ms, ranges, measured_min, measured_max)
+        rows = [self._row(done, 1) for done in self.settled] + [self._row(intent, 0)]
+        self.inserter.insert(INTENTS, pa.Table.from_pylist(rows, INTENTS.schema))
+        self.settled = []
+        return intent
+
+    def _row(self, intent: Intent, done: int) -> dict[str, object]:
+        return {
+            "worker": self.inserter.worker,
+            "number": intent.number,
+            "done": done,
+            "partitions": self.inserter.partitions,
+            "created_at": intent.created_ms,
+            "ranges": [
+                {"gateway": gateway, "epoch": epoch, "first": first, "last": last}
+                for gateway, epoch, first, last in intent.ranges
+            ],
+            "measured_min": intent.measured_min,
+            "measured_max": intent.measured_max,
+        }
+
+    def settle(self, intent: Intent, marks: dict[Key, SeqRanges]) -> None:
+        """The intent's rows are in the tables: write the ledger."""
+        self.write(marks)
+        self.settled.append(intent)
+
+    def write(self, marks: dict[Key, SeqRanges]) -> None:
+        """State what is committed, in one insert of one block: all or nothing."""
+        now_ms = self.clock.now_ms()
+        rows = [
+            {
+                "gateway": gateway,
+                "epoch": epoch,
+                "mark": ranges.mark,
+                "ahead": [{"first": first, "last": last} for first, last in ranges.ahead],
+                "worker": self.inserter.worker,
+                "intent": self.number,
+                "version": (self.fence << 40) + self.number,
+                "committed_at": now_ms,
+            }
+            for (gateway, epoch), ranges in marks.items()
+        ]
+        self.inserter.insert(LEDGER, pa.Table.from_pylist(rows, LEDGER.schema))
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return list(self.inserter.client.query(query).result_rows)
+
+
+def runs(seqs: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Sorted distinct integers as closed ranges."""
+    if not seqs.size:
+        return []
+    cuts = np.flatnonzero(np.diff(seqs) != 1)
+    firsts = seqs[np.concatenate(([0], cuts + 1))]
+    lasts = seqs[np.concatenate((cuts, [seqs.size - 1]))]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

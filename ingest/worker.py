@@ -1,0 +1,262 @@
+"""An ingest worker: receive -> admit -> write -> ledger -> receipt, for the partitions that it owns.
+
+The event loop takes messages in, decodes batches and admits their new rows into the pending commit; one
+thread writes. While a commit is being written the next one grows, so batches of many gateways share blocks,
+and the slower ClickHouse is, the larger the blocks. Workers keep nothing on disk.
+
+Limits: messages that wait to be decoded and admitted rows that wait to be written take at most
+commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar, TypeVarTuple, Unpack
+
+import pyarrow as pa
+
+from broker_bridge import contract
+from broker_bridge.contract import Hello, Receipt, Status
+from broker_bridge.downlink import Downlink
+from ingest.admit import Admission, Key, Slice
+from ingest.config import Commit
+from ingest.decode import decode
+from ingest.insert import Inserter
+from ingest.ledger import Ledger
+from ingest.tables import DEAD_LETTERS, GATEWAYS
+from ingest.writer import Writer
+from telemetry.clock import Clock
+from telemetry.errors import WireError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+REFUSED_BYTES_MAX = 64 * 1024
+REFUSED_MAX = 200
+STATUS_EVERY_S = 2.0
+EXPANSION = 4
+"""Bytes that a compressed batch may take once decoded, per wire byte, as the buffer's limit counts it."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the worker started."""
+
+    batches: int = 0
+    rows: int = 0
+    repeated_batches: int = 0
+    refused_batches: int = 0
+    commits: int = 0
+
+
+@dataclass(slots=True)
+class Pending:
+    """The commit that grows."""
+
+    slices: list[Slice] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    since_s: float = 0.0
+
+
+class Worker:
+    """One worker's life; a new one has a new id."""
+
+    def __init__(
+        self,
+        *,
+        inserter: Inserter,
+        ledger: Ledger,
+        partitions: int,
+        commit: Commit,
+        clock: Clock,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self._inserter = inserter
+        self._ledger = ledger
+        self._writer = Writer(inserter, ledger)
+        self._partitions = partitions
+        self._config = commit
+        self._clock = clock
+        self._thread = thread
+        self._admission = Admission()
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox_bytes = 0
+        self._pending = Pending()
+        self._writing_bytes = 0
+        self._statuses: dict[str, Status] = {}
+        self._refused: list[dict[str, object]] = []
+        self._wake_admit = asyncio.Event()
+        self._wake_commit = asyncio.Event()
+        self.downlink: Downlink | None = None
+        self.counts = Counts()
+
+    async def take_over(self) -> None:
+        """Own the partitions and load the ledger. Raises FencedError, ClickHouseError."""
+        self._admission.load(await self._in_thread(self._ledger.take_over))
+
+    def take(self, topic: str, payload: bytes) -> bool:
+        """What the trunk brings; False when the buffer is full."""
+        self._inbox.append((topic, payload))
+        self._inbox_bytes += len(payload)
+        self._wake_admit.set()
+        return not self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        held = EXPANSION * self._inbox_bytes + self._pending.bytes + self._writing_bytes
+        return held > self._config.buffer_bytes_max
+
+    async def run(self, downlink: Downlink) -> None:
+        """Work until cancelled, or until fenced (FencedError in the group)."""
+        self.downlink = downlink
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(downlink.run(), name="ingest-downlink")
+            tasks.create_task(self._admit(), name="ingest-admit")
+            tasks.create_task(self._commit(), name="ingest-commit")
+
+    async def _admit(self) -> None:
+        while True:
+            while self._inbox and self._pending.rows < self._config.rows_max:
+                topic, payload = self._inbox.popleft()
+                self._inbox_bytes -= len(payload)
+                try:
+                    await self._handle(topic, payload)
+                except WireError as error:
+                    await self._refuse(topic, payload, str(error))
+                await asyncio.sleep(0)
+            self._resume_if_room()
+            await self._wake_admit.wait()
+            self._wake_admit.clear()
+
+    def _resume_if_room(self) -> None:
+        if self.downlink is not None and not self._is_full:
+            self.downlink.resume()
+
+    async def _handle(self, topic: str, payload: bytes) -> None:
+        partition, kind, gateway = contract.split_up_topic(topic)
+        if (expected := contract.partition_of(gateway, self._partitions)) != partition:
+            raise WireError(
+                f"gateway {gateway!r} sends to partition {partition}, but belongs to {expected}: "
+                f"uplink.partitions in its config must be {self._partitions}, as in the config of ingest"
+            )
+        if kind == "batch":
+            await self._handle_batch(gateway, payload)
+        elif kind == "hello":
+            await self._send_receipt((gateway, Hello.decode(payload).epoch))
+        elif kind == "status":
+            self._statuses[gateway] = Status.decode(payload)
+        else:
+            raise WireError(f"{kind!r} is not a kind of message on the trunk")
+
+    async def _handle_batch(self, gateway: str, payload: bytes) -> None:
+        batch = decode(payload, gateway)
+        self.counts.batches += 1
+        new = self._admission.admit(batch)
+        if not new:
+            self.counts.repeated_batches += 1
+            await self._send_receipt((gateway, batch.header.epoch))
+            return
+        if not self._pending.slices:
+            self._pending.since_s = self._clock.monotonic_s()
+        self._pending.slices += new
+        self._pending.rows += sum(part.rows for part in new)
+        self._pending.bytes += batch.bytes
+        self._wake_commit.set()
+
+    async def _refuse(self, topic: str, payload: bytes, reason: str) -> None:
+        """Keep what cannot be accepted as a dead letter of no epoch, and tell its gateway why."""
+        self.counts.refused_batches += 1
+        gateway = topic.rsplit("/", maxsplit=1)[-1]
+        log.warning("Refused on %s: %s.", topic, reason)
+        if len(self._refused) < REFUSED_MAX:
+            now_ms = self._clock.now_ms()
+            letter = {"source": topic, "reason": reason, "raw": payload[:REFUSED_BYTES_MAX]}
+            stamp = {"epoch": "", "seq": 0, "received_at": now_ms, "ingested_at": now_ms}
+            self._refused.append({"gateway": gateway, **stamp, **letter})
+        if self.downlink is not None:
+            await self.downlink.send_receipt(
+                gateway, Receipt("", 0, worker=self._inserter.worker, refused=reason)
+            )
+
+    async def _send_receipt(self, key: Key) -> None:
+        if self.downlink is None:
+            return
+        ranges = self._admission.receipt_ranges(key)
+        receipt = Receipt(key[1], ranges.mark, tuple(ranges.ahead), self._inserter.worker)
+        await self.downlink.send_receipt(key[0], receipt)
+
+    async def _commit(self) -> None:
+        status_due_s = 0.0
+        while True:
+            pending = self._pending
+            now_s = self._clock.monotonic_s()
+            age_left_s = pending.since_s + self._config.age_s_max - now_s
+            is_large = pending.rows >= self._config.rows_max or self._is_full
+            if pending.slices and (is_large or age_left_s <= 0):
+                await self._write(pending)
+                continue
+            if now_s >= status_due_s:
+                await self._write_statuses()
+                status_due_s = now_s + STATUS_EVERY_S
+            wait_s = min(age_left_s if pending.slices else STATUS_EVERY_S, STATUS_EVERY_S)
+            await self._woken_within(max(wait_s, 0.001))
+
+    async def _woken_within(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake_commit.wait()
+        except TimeoutError:
+            return
+        self._wake_commit.clear()
+
+    async def _write(self, pending: Pending) -> None:
+        self._pending = Pending()
+        self._writing_bytes = pending.bytes
+        self._wake_admit.set()
+        marks = self._admission.after(pending.slices)
+        await self._in_thread(self._writer.commit, pending.slices, marks)
+        self._admission.commit(marks)
+        self._writing_bytes = 0
+        self.counts.commits += 1
+        self.counts.rows += pending.rows
+        for key in marks:
+            await self._send_receipt(key)
+        self._resume_if_room()
+
+    async def _write_statuses(self) -> None:
+        statuses, self._statuses = self._statuses, {}
+        refused, self._refused = self._refused, []
+        if statuses:
+            now_ms = self._clock.now_ms()
+            rows = [_gateway_row(gateway, status, now_ms) for gateway, status in statuses.items()]
+            await self._in_thread(
+                self._inserter.insert, GATEWAYS, pa.Table.from_pylist(rows, GATEWAYS.schema)
+            )
+        if refused:
+            rows_ = pa.Table.from_pylist(refused, DEAD_LETTERS.schema)
+            await self._in_thread(self._inserter.insert, DEAD_LETTERS, rows_)
+
+    async def _in_thread(self, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+
+def _gateway_row(gateway: str, status: Status, now_ms: int) -> dict[str, object]:
+    collectors = "; ".join(f"{name}: {state}" for name, state in status.collectors.items())
+    return {
+        "gateway": gateway,
+        "epoch": status.epoch,
+        "reported_at": now_ms,
+        "agent_version": status.agent_version,
+        "collectors": collectors,
+        "spool_records": status.spool_records,
+        "spool_bytes": status.spool_bytes,
+        "spool_oldest_at": min(status.spool_oldest_at, 4_102_444_799_999) or None,
+        "mark": status.mark,
+        "last_seq": status.last_seq,
+    }

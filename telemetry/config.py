@@ -1,0 +1,62 @@
+"""What every config file of ours has in common: TOML, frozen pydantic models, unknown keys refused.
+
+Units stand in the keys' names. An error is a line `file: key must …, got …`, all of a file's at once.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from telemetry.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """Base of every section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def load_toml(path: Path, model: type[Model]) -> Model:
+    """Parse and check a file. Raises ConfigError, one line per problem."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in sentences(error))) from error
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """Pydantic's findings as `key must …, got …`."""
+    return [_sentence(dict(finding)) for finding in error.errors()]
+
+
+def _sentence(finding: dict[str, object]) -> str:
+    location = finding["loc"]
+    assert isinstance(location, tuple)
+    key = ".".join(str(part) for part in location)
+    kind, message, given = finding["type"], str(finding["msg"]), finding["input"]
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "extra_forbidden":
+        return f"{key} is not a known key"
+    message = re.sub(r"^(Input|String|Value error,) ?(should )?", "", message)
+    message = message.replace("greater than or equal to", ">=").replace("less than or equal to", "<=")
+    message = message.replace("greater than", ">").replace("less than", "<")
+    if kind == "value_error":
+        return f"{key}: {message}" if key else message
+    shown = "***" if "password" in key else repr(given)
+    return f"{key} must {message}, got {shown}"
