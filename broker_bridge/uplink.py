@@ -93,6 +93,7 @@ class Uplink:
         self._unsent_since_s: float | None = None
         self._state = "not connected yet"
         self._refused = ""
+        self._connected = False
 
     def wake(self) -> None:
         """There may be something new to send."""
@@ -103,6 +104,11 @@ class Uplink:
     def state(self) -> str:
         """One short sentence for people."""
         return self._state
+
+    @property
+    def connected(self) -> bool:
+        """Whether the trunk's broker is reached."""
+        return self._connected
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -121,12 +127,14 @@ class Uplink:
                 [contract.receipt_topic(self._gateway), contract.worker_topic(self._partition)]
             )
             backoff.reset()
+            self._connected = True
             self._say(f"connected to {self._options.host}:{self._options.port}, waiting for a receipt")
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(connection), name="uplink-watch")
                 tasks.create_task(self._report(connection), name="uplink-status")
                 tasks.create_task(self._send(connection, tasks), name="uplink-send")
         finally:
+            self._connected = False
             await connection.close()
 
     async def _watch(self, connection: Connection) -> None:

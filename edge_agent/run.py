@@ -6,22 +6,23 @@ keep it from starting.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 
-from broker_bridge.contract import Status
 from broker_bridge.uplink import Limits, Uplink
 from edge_agent.collect import Collector
 from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
+from edge_agent.health import Health
 from edge_agent.spool import Spool, open_spool
 from telemetry.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
+
+MQTT_HEAD_BYTES_MAX = 65_535 + 16
+"""What an MQTT packet may hold beside its payload: topic and header."""
 
 
 def run(config: GatewayConfig) -> int:
@@ -58,6 +59,7 @@ async def _work(
 ) -> None:
     commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
     collectors = make_collectors(config, clock)
+    health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble)
     uplink = Uplink(
         source=spool,
         gateway=config.gateway,
@@ -66,17 +68,21 @@ async def _work(
         limits=_limits(config),
         clock=clock,
         thread=thread,
-        status=lambda: _report(spool, clock, collectors, commit),
+        status=lambda: health.status(spool),
     )
     commit.on_commit = uplink.wake
-    with contextlib.suppress(_Stopping):
+    health.parts["uplink"] = uplink
+    try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(commit.run(), name="commit")
             tasks.create_task(uplink.run(), name="uplink")
             for name, collector in collectors.items():
                 tasks.create_task(collector.run(commit.deliver), name=f"collect-{name}")
+            tasks.create_task(health.run(), name="health")
             await stopping.wait()
             raise _Stopping
+    except* _Stopping:
+        pass
 
 
 class _Stopping(Exception):  # noqa: N818 - not an error: how a TaskGroup is told to cancel its tasks
@@ -86,6 +92,21 @@ class _Stopping(Exception):  # noqa: N818 - not an error: how a TaskGroup is tol
 def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]:
     """The collectors that the config switches on. A protocol is imported only when it is used."""
     collectors: dict[str, Collector] = {}
+    if config.mqtt is not None:
+        from edge_agent.collect.mqtt import MqttCollector
+
+        room = MQTT_HEAD_BYTES_MAX + config.collect.payload_bytes_max
+        collectors["mqtt"] = MqttCollector(
+            config.mqtt,
+            config.gateway,
+            clock,
+            packet_bytes_max=room,
+            keep_bytes=config.collect.dead_letter_bytes_max,
+        )
+    if config.coap is not None:
+        from edge_agent.collect.coap import CoapCollector
+
+        collectors["coap"] = CoapCollector(config.coap, clock)
     return collectors
 
 
@@ -98,23 +119,4 @@ def _limits(config: GatewayConfig) -> Limits:
         window_batches_max=uplink.window_batches_max,
         resend_s=uplink.resend_s,
         reconnect_s_max=uplink.reconnect_s_max,
-    )
-
-
-def _report(spool: Spool, clock: Clock, collectors: dict[str, Collector], commit: GroupCommit) -> Status:
-    """What the agent says of itself; called in the spool's thread."""
-    held = spool.status()
-    states = {name: collector.state() for name, collector in collectors.items()}
-    if commit.trouble:
-        states["spool"] = commit.trouble
-    return Status(
-        epoch=held.epoch,
-        agent_version=metadata.version("fieldline"),
-        reported_at=clock.now_ms(),
-        mark=held.mark,
-        last_seq=held.last_seq,
-        spool_records=held.records,
-        spool_bytes=held.bytes,
-        spool_oldest_at=max(held.oldest_at, 0),
-        collectors=states,
     )

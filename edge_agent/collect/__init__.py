@@ -20,3 +20,8 @@ class Collector(Protocol):
     def state(self) -> str:
         """One short sentence for people: connected to what, or what is wrong."""
         ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether senders can reach it now."""
+        ...

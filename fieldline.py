@@ -1,0 +1,170 @@
+"""The command line, and the only place that knows all packages. Each command imports what it needs."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, Optional
+
+import typer
+
+from telemetry.errors import FieldlineError
+
+app = typer.Typer(
+    help="Telemetry from devices in the field to a ClickHouse table, with a receipt for every reading.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+edge_app = typer.Typer(no_args_is_help=True, help="The edge agent, which runs on the gateway.")
+ingest_app = typer.Typer(no_args_is_help=True, help="The ingest tier, which runs in the cloud.")
+clickhouse_app = typer.Typer(no_args_is_help=True, help="The embedded ClickHouse.")
+broker_app = typer.Typer(no_args_is_help=True, help="The embedded MQTT broker.")
+analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables.")
+app.add_typer(edge_app, name="edge")
+app.add_typer(ingest_app, name="ingest")
+app.add_typer(clickhouse_app, name="clickhouse")
+app.add_typer(broker_app, name="broker")
+app.add_typer(analytics_app, name="analytics")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The config file (TOML).")]
+Url = Annotated[
+    Optional[str],  # noqa: UP045 - as typer's documentation has it
+    typer.Option(help="ClickHouse, as http://user:password@host:port/. Default: $CLICKHOUSE_URL, then localhost."),
+]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        typer.echo(f"fieldline {metadata.version('fieldline')}")
+        raise typer.Exit
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+
+
+def _exit(status: int) -> NoReturn:
+    raise typer.Exit(status)
+
+
+@edge_app.command("run")
+def edge_run(config: Config) -> None:
+    """Collect, keep on disk, and forward, until stopped."""
+    from edge_agent.config import load
+    from edge_agent.run import run
+
+    _exit(run(load(config)))
+
+
+@edge_app.command("check")
+def edge_check(
+    config: Config,
+    try_: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045 - as typer's documentation has it
+        typer.Option("--try", metavar="TOPIC PAYLOAD", help="Also show what would become of this message."),
+    ] = None,
+) -> None:
+    """Check a config file: every problem as a sentence that names the file and the key."""
+    from edge_agent.check import run
+
+    _exit(run(config, try_))
+
+
+@edge_app.command("spool")
+def edge_spool(
+    config: Config,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what the spool holds: waiting records, bytes, seqs, the last receipt. Safe while the agent runs."""
+    from edge_agent.config import load
+    from edge_agent.spool_view import view
+    from telemetry.clock import SystemClock
+
+    print(view(load(config), SystemClock(), as_json=as_json))
+
+
+@ingest_app.command("run")
+def ingest_run(config: Config) -> None:
+    """Take batches in for the partitions of this worker, until stopped."""
+    from ingest.config import load
+    from ingest.run import run
+
+    _exit(run(load(config)))
+
+
+@clickhouse_app.command("run")
+def clickhouse_run(
+    path: Annotated[Path, typer.Option(help="The data directory; made if it does not exist.")],
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port of ClickHouse's HTTP interface.")] = 8123,
+) -> None:
+    """Serve the embedded engine (chDB) behind ClickHouse's HTTP interface, until stopped."""
+    from ingest.clickhouse.server import run
+
+    run(path, host, port)
+
+
+@broker_app.command("run")
+def broker_run(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port for MQTT.")] = 1883,
+) -> None:
+    """Run the embedded broker (rumqttd), until stopped. It keeps nothing over a restart."""
+    from broker_bridge.embedded import run
+
+    run(host, port)
+
+
+@analytics_app.command("migrate")
+def analytics_migrate(url: Url = None) -> None:
+    """Bring the database to the schema of this version; safe to repeat."""
+    from analytics.migrate import run
+
+    _exit(run(url))
+
+
+@app.command("sql")
+def sql(
+    query: Annotated[str, typer.Argument(help="One statement; - reads it from standard input.")],
+    url: Url = None,
+    fmt: Annotated[
+        Optional[str],  # noqa: UP045 - as typer's documentation has it
+        typer.Option("--format", "-f", help="Any ClickHouse format, e.g. JSONEachRow, CSVWithNames, Parquet."),
+    ] = None,
+) -> None:
+    """Run a query: a table on a terminal, TSV with names in a pipe, or any format."""
+    from analytics.sql import run
+
+    _exit(run(url, query, fmt))
+
+
+@app.command("account")
+def account(
+    url: Url = None,
+    fmt: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print it.")] = "table",
+) -> None:
+    """Show the books of every gateway; exit status 1 when they are not right."""
+    from analytics.account import run
+
+    _exit(run(url, fmt))
+
+
+def main() -> None:
+    """Entry point: what we raise on purpose is shown as a sentence, not as a traceback."""
+    try:
+        app()
+    except FieldlineError as error:
+        print(f"fieldline: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

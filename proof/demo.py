@@ -1,0 +1,155 @@
+"""`fieldline demo`: four wind turbines, the whole way, on one machine.
+
+Starts the stack, waits until what a former run left is settled, takes a baseline, lets the fleet send, shows
+what happens, and closes the books. With `seconds` the fleet stops by itself; Ctrl-C stops it earlier. Either
+way nothing is torn down before everything that devices were told is safe has a receipt.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.clickhouse.client import Client, ClickHouseError
+from proof.account import Account, Totals, totals
+from proof.display import Display, Sample
+from proof.stack import Ports, Stack, read_report
+from telemetry.errors import FieldlineError
+
+SETTLE_S_MAX = 120.0
+QUIET_S_MAX = 60.0
+SAMPLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `fieldline demo --help`. `fleet` are the arguments of `fieldline simulate`."""
+
+    directory: Path
+    ports: Ports
+    fleet: Sequence[str]
+    seconds: float | None = None
+
+
+async def run(options: Options) -> int:
+    """Run the demo; 0 only when the books are right."""
+    options.ports.check_free()
+    stack = Stack(options.directory, options.ports)
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    display = Display(options.directory, options.ports)
+    display.say(f"Starting brokers, ClickHouse, ingest and the edge agent. Logs: {options.directory}/logs")
+    async with stack.running():
+        client = await asyncio.to_thread(stack.client)
+        try:
+            before = await settled(stack, client, stopping)
+            display.say_how_to_look()
+            sent = await _send(options, stack, client, display, stopping)
+            display.say("The fleet has stopped; waiting for the last receipts.")
+            account = await close_books(client, sent, before)
+        finally:
+            await asyncio.to_thread(client.close)
+    display.end(account)
+    return 0 if account.holds else 1
+
+
+async def settled(stack: Stack, client: Client, stopping: asyncio.Event) -> Totals:
+    """Wait until the spool of a former run is delivered; the tables' content is the baseline."""
+    deadline_s = time.monotonic() + SETTLE_S_MAX
+    while (status := await asyncio.to_thread(stack.spool_status)) is None or status.records:
+        if stopping.is_set():
+            break
+        if time.monotonic() > deadline_s:
+            raise FieldlineError(
+                f"What a former run left in the spool was not delivered within {SETTLE_S_MAX:.0f} s:\n"
+                f"{stack.programs['ingest'].tail()}"
+            )
+        await asyncio.sleep(0.1)
+    return await asyncio.to_thread(totals, client)
+
+
+async def _send(
+    options: Options, stack: Stack, client: Client, display: Display, stopping: asyncio.Event
+) -> int:
+    """Run the fleet until it ends by itself, by time or by Ctrl-C; what devices had acknowledged."""
+    report = options.directory / "fleet.json"
+    report.unlink(missing_ok=True)
+    command = [*fleet_command(options.ports, report), *options.fleet]
+    if options.seconds is not None:
+        command += ["--seconds", str(options.seconds)]
+    fleet = stack.add("fleet", command, restart=False)
+    fleet.start()
+    with display:
+        while fleet.is_running and not stopping.is_set():
+            display.show(await asyncio.to_thread(_sample, stack, client, report))
+            await asyncio.sleep(SAMPLE_S)
+        await fleet.stop(seconds_max=QUIET_S_MAX)
+    counts = read_report(report)
+    if not counts or (fleet.process and fleet.process.returncode not in (0, None)):
+        raise FieldlineError(f"The fleet failed:\n{fleet.tail()}")
+    return sent(counts)
+
+
+def fleet_command(ports: Ports, report: Path) -> list[str]:
+    """`fieldline simulate` against the stack's device side."""
+    from proof.stack import FIELDLINE
+
+    return [
+        *FIELDLINE,
+        "simulate",
+        "--mqtt",
+        f"127.0.0.1:{ports.mqtt}",
+        "--coap",
+        f"127.0.0.1:{ports.coap}",
+        "--report",
+        str(report),
+    ]
+
+
+def sent(counts: dict[str, int]) -> int:
+    """Readings, and poison messages, that were acknowledged to a device."""
+    return counts.get("readings_acked", 0) + counts.get("poison_acked", 0)
+
+
+async def close_books(client: Client, sent_count: int, before: Totals) -> Account:
+    """Wait until the tables hold what devices were told, or nothing has changed for QUIET_S_MAX."""
+    account = Account.of(sent_count, before, before)
+    changed_s = time.monotonic()
+    while time.monotonic() - changed_s < QUIET_S_MAX:
+        try:
+            now = await asyncio.to_thread(totals, client)
+        except (ClickHouseError, FieldlineError):
+            now = None
+        if now is not None:
+            latest = Account.of(sent_count, now, before)
+            if latest != account:
+                account, changed_s = latest, time.monotonic()
+            if now.uncommitted == 0 and latest.missing == 0:
+                return latest
+        await asyncio.sleep(0.2)
+    return account
+
+
+def _sample(stack: Stack, client: Client, report: Path) -> Sample:
+    """What the display shows; parts that do not answer now are left out."""
+    rows = latency_ms = None
+    try:
+        ((rows, latency_ms),) = client.query(
+            "SELECT count(), if(count() = 0, NULL, (SELECT quantile(0.5)(toUnixTimestamp64Milli(ingested_at) - "
+            "toUnixTimestamp64Milli(received_at)) FROM fieldline.readings "
+            "WHERE ingested_at > now64(3) - INTERVAL 5 SECOND)) FROM fieldline.readings"
+        ).result_rows
+    except ClickHouseError:
+        pass
+    restarts = {name: p.restarts for name, p in stack.programs.items() if p.restarts}
+    return Sample(
+        at_s=time.monotonic(),
+        counts=read_report(report),
+        spool=stack.spool_status(),
+        rows=rows,
+        latency_ms=latency_ms,
+        restarts=restarts,
+    )

@@ -1,0 +1,125 @@
+"""What the demo shows: a live table on a terminal, a line every few seconds elsewhere."""
+
+import math
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from edge_agent.spool import Status
+from proof.account import Account
+from proof.stack import Ports
+
+PLAIN_EVERY_S = 5.0
+RATE_OVER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at the whole pipeline. None: that part did not answer."""
+
+    at_s: float
+    counts: dict[str, int]
+    spool: Status | None
+    rows: int | None
+    latency_ms: float | None
+    restarts: dict[str, int] = field(default_factory=dict)
+
+
+class Display:
+    """A context manager around the time that the fleet sends."""
+
+    def __init__(self, directory: Path, ports: Ports) -> None:
+        self._directory = directory
+        self._ports = ports
+        self._console = Console(highlight=False)
+        self._live: Live | None = None
+        self._samples: deque[Sample] = deque()
+        self._plain_due_s = 0.0
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+        sys.stdout.flush()
+
+    def say_how_to_look(self) -> None:
+        """What a user can do while it runs."""
+        ports = self._ports
+        self.say(
+            "Everything runs. In another terminal, try:\n"
+            f"  fieldline sql --url http://127.0.0.1:{ports.clickhouse} "
+            '"SELECT device, metric, value, unit FROM fieldline.latest"\n'
+            f"  mosquitto_pub -p {ports.mqtt} -q 1 -t devices/kettle/telemetry -m '{{\"temperature\": 81.5}}'\n"
+            f"  coap-client -m post -t json -e '{{\"level\": 0.4}}' "
+            f"coap://127.0.0.1:{ports.coap}/telemetry/tank\n"
+            "Ctrl-C stops sending and closes the books."
+        )
+
+    def show(self, sample: Sample) -> None:
+        """Take a sample in and show it."""
+        self._samples.append(sample)
+        while len(self._samples) > 2 and sample.at_s - self._samples[0].at_s > RATE_OVER_S:
+            self._samples.popleft()
+        if self._live is not None:
+            self._live.update(self._table(sample), refresh=True)
+        elif sample.at_s >= self._plain_due_s:
+            self._plain_due_s = sample.at_s + PLAIN_EVERY_S
+            self.say("  ".join(f"{name}: {value}" for name, value in self._facts(sample)))
+
+    def end(self, account: Account) -> None:
+        """The books; the accounting line is the last one."""
+        if not account.holds:
+            self.say(f"The books are not right; the programs' logs are in {self._directory}/logs.")
+        print(account.line(), flush=True)
+
+    def _table(self, sample: Sample) -> Table:
+        table = Table(title="Fieldline: four turbines, end to end", title_justify="left", min_width=70)
+        table.add_column("where")
+        table.add_column("now", justify="right")
+        for name, value in self._facts(sample):
+            table.add_row(name, value)
+        return table
+
+    def _facts(self, sample: Sample) -> list[tuple[str, str]]:
+        first = self._samples[0]
+        span_s = sample.at_s - first.at_s
+        counts = sample.counts
+        acked, acked_before = counts.get("messages_acked", 0), first.counts.get("messages_acked", 0)
+        facts = [
+            ("messages acknowledged to devices", f"{acked:,} ({_rate(acked - acked_before, span_s)})"),
+            ("readings acknowledged to devices", f"{counts.get('readings_acked', 0):,}"),
+        ]
+        spool = sample.spool
+        if spool is not None:
+            lag = f", oldest receipt lag {spool.last_seq - spool.mark:,}" if spool.records else ""
+            facts.append(("spool depth", f"{spool.records:,} records, {spool.bytes / 1e6:.1f} MB{lag}"))
+        if sample.rows is None:
+            facts.append(("rows in ClickHouse", "not answering"))
+        else:
+            new = sample.rows - (first.rows if first.rows is not None else sample.rows)
+            facts.append(("rows in ClickHouse", f"{sample.rows:,} ({_rate(new, span_s)})"))
+        if sample.latency_ms is not None and not math.isnan(sample.latency_ms):
+            facts.append(("arrival to block, median", f"{sample.latency_ms / 1000:.2f} s"))
+        facts += [(f"{name} restarted", f"{count} times") for name, count in sample.restarts.items()]
+        return facts
+
+
+def _rate(count: int, seconds: float) -> str:
+    return f"{count / seconds:,.0f}/s" if seconds > 0 else "-"

@@ -1,0 +1,160 @@
+"""The whole pipeline on one machine, as separate processes: what the demo, the drill and the tests run.
+
+  device broker, trunk broker (embedded, or Mosquitto), ClickHouse (embedded), ingest, edge agent
+
+`Stack` writes the config files into its directory, starts the programs in order, restarts what dies, and
+reads the state of each part from outside: the spool's file, the tables, the fleet's report.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from analytics.migrate import migrate
+from edge_agent.health import read_report as read_agent
+from edge_agent.spool import Status, read_status
+from ingest.clickhouse.client import Client, connect
+from proof.supervisor import Program, check_free, tcp_listens
+from telemetry.errors import FieldlineError
+
+FIELDLINE = (sys.executable, "-m", "fieldline")
+GATEWAY = "demo-gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback ports of the stack."""
+
+    mqtt: int = 1883
+    coap: int = 5683
+    trunk: int = 1884
+    clickhouse: int = 8123
+
+    def check_free(self) -> None:
+        """Raises FieldlineError, a sentence, for the first one that is taken."""
+        check_free(self.mqtt, socket.SOCK_STREAM, "the device broker", "--mqtt-port")
+        check_free(self.coap, socket.SOCK_DGRAM, "the agent's CoAP server", "--coap-port")
+        check_free(self.trunk, socket.SOCK_STREAM, "the trunk broker", "--trunk-port")
+        check_free(self.clickhouse, socket.SOCK_STREAM, "ClickHouse", "--clickhouse-port")
+
+
+def embedded_broker(port: int) -> tuple[str, ...]:
+    """The command of the embedded broker."""
+    return (*FIELDLINE, "broker", "run", "--host", "127.0.0.1", "--port", str(port))
+
+
+@dataclass(slots=True)
+class Stack:
+    """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config."""
+
+    directory: Path
+    ports: Ports
+    device_broker: Sequence[str] = ()
+    trunk_broker: Sequence[str] = ()
+    gateway_toml: str = ""
+    ingest_toml: str = ""
+    programs: dict[str, Program] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for folder in ("logs", "clickhouse"):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        self.gateway_config.write_text(
+            f'gateway = "{GATEWAY}"\n{self.gateway_toml}\n'
+            f"[mqtt]\nport = {self.ports.mqtt}\n\n"
+            f'[coap]\nbind = "127.0.0.1"\nport = {self.ports.coap}\n\n'
+            f"[uplink]\nport = {self.ports.trunk}\nreconnect_s_max = 2.0\n"
+        )
+        self.ingest_config.write_text(
+            f'clickhouse_url = "{self.url}"\n{self.ingest_toml}\n[trunk]\nport = {self.ports.trunk}\n'
+        )
+        self.add("device-broker", self.device_broker or embedded_broker(self.ports.mqtt), self.ports.mqtt)
+        self.add("trunk-broker", self.trunk_broker or embedded_broker(self.ports.trunk), self.ports.trunk)
+        clickhouse = ("clickhouse", "run", "--path", str(self.directory / "clickhouse"))
+        self.add(
+            "clickhouse",
+            (*FIELDLINE, *clickhouse, "--port", str(self.ports.clickhouse)),
+            self.ports.clickhouse,
+        )
+        self.add("ingest", (*FIELDLINE, "ingest", "run", "--config", str(self.ingest_config)))
+        edge = self.add("edge", (*FIELDLINE, "edge", "run", "--config", str(self.gateway_config)))
+        edge.ready = self._agent_listens
+
+    @property
+    def gateway_config(self) -> Path:
+        return self.directory / "gateway.toml"
+
+    @property
+    def ingest_config(self) -> Path:
+        return self.directory / "ingest.toml"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.clickhouse}"
+
+    def add(self, name: str, command: Sequence[str], port: int = 0, *, restart: bool = True) -> Program:
+        """Define a program; `port` is the one it listens on when it is ready."""
+        ready = tcp_listens(port) if port else None
+        log_file = self.directory / "logs" / f"{name}.log"
+        self.programs[name] = Program(name, command, log_file, ready, restart)
+        return self.programs[name]
+
+    @contextlib.asynccontextmanager
+    async def running(self, names: Sequence[str] = ()) -> AsyncIterator["Stack"]:
+        """Start the programs (default: all) in order, keep them alive, stop them in reverse order."""
+        names = names or tuple(self.programs)
+        watches = []
+        try:
+            for name in names:
+                await self.start(name)
+                watches.append(asyncio.create_task(self.programs[name].watch(), name=f"watch-{name}"))
+            yield self
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            for program in reversed(list(self.programs.values())):
+                await program.stop()
+
+    async def start(self, name: str) -> None:
+        """Start one program and wait until it is ready; ClickHouse also gets its schema."""
+        self.programs[name].start()
+        await self.programs[name].until_ready()
+        if name == "clickhouse":
+            await asyncio.to_thread(self._migrate)
+
+    def _agent_listens(self) -> bool:
+        """Devices can reach the agent: before its first subscription a broker would drop their messages."""
+        report = read_agent(self.directory / "spool")
+        if report is None or report.pid != self.programs["edge"].pid:
+            return False
+        return all(connected for name, connected in report.connected.items() if name != "uplink")
+
+    def _migrate(self) -> None:
+        client = connect(self.url, database="default")
+        try:
+            migrate(client)
+        finally:
+            client.close()
+
+    def client(self) -> Client:
+        """A new client of the stack's ClickHouse."""
+        return connect(self.url)
+
+    def spool_status(self) -> Status | None:
+        """What the agent's spool holds; None before it exists."""
+        with contextlib.suppress(FieldlineError):
+            return read_status(self.directory / "spool")
+        return None
+
+
+def read_report(path: Path) -> dict[str, int]:
+    """The fleet's report; empty before there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        report: dict[str, int] = json.loads(path.read_text())
+        return report
+    return {}
