@@ -1,0 +1,52 @@
+# Each target sets up what it needs on a machine that has Python 3.11 or newer, pip, git and make.
+
+SECONDS ?=
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= var/demo
+
+.PHONY: help demo test check bench format clean
+
+help:
+	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
+	@echo "make test               the test suite, with real brokers, a real engine and real kills"
+	@echo "make check              ruff, mypy, import layers"
+	@echo "make bench              speed and size as ratios, as a table and as JSON"
+	@echo "make clean              remove what these targets made"
+
+# pandas comes with chdb; it is used by tests of what users do with it.
+$(BIN)/.run: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a minute the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,devices]'
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,devices,dev]'
+	@touch $@
+
+demo: $(BIN)/.run
+	@$(BIN)/fieldline demo --dir $(DEMO_DIR) $(if $(SECONDS),--seconds $(SECONDS))
+
+test: $(BIN)/.dev
+	@./tests/install-tools
+	@$(BIN)/python -m pytest
+
+check: $(BIN)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(BIN)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(BIN)/.dev
+	@./tests/install-tools
+	@$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
