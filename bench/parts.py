@@ -1,0 +1,145 @@
+"""What the benches share: a trunk broker, a stand-in for the cloud, a fast publisher, process figures."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from broker_bridge import contract
+from broker_bridge.contract import Receipt
+from broker_bridge.mqtt.client import Connection, Messages, Options
+from ingest.decode import decode
+from proof.stack import Stack, embedded_broker
+from proof.stack import Ports as Ports
+from telemetry.ranges import SeqRanges
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def free_ports() -> Ports:
+    """Four ports that nobody uses now."""
+    with contextlib.ExitStack() as held:
+        numbers = []
+        for _ in range(4):
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            numbers.append(probe.getsockname()[1])
+    return Ports(*numbers)
+
+
+def broker_command(directory: Path, port: int) -> Sequence[str]:
+    """Mosquitto where it is installed, else the embedded broker."""
+    if MOSQUITTO is None:
+        return embedded_broker(port)
+    config = directory / f"mosquitto-{port}.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 1000\n"
+        "user root\n"
+    )
+    return (MOSQUITTO, "-c", str(config))
+
+
+def stack(directory: Path, ports: Ports) -> Stack:
+    """The pipeline, with Mosquitto as both brokers where it is installed."""
+    return Stack(
+        directory,
+        ports,
+        device_broker=broker_command(directory, ports.mqtt),
+        trunk_broker=broker_command(directory, ports.trunk),
+    )
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int, client_id: str, **options: object) -> AsyncIterator[Connection]:
+    """A connection that receives nothing."""
+    connection = await Connection.open(
+        Options("127.0.0.1", port, client_id, **options),  # type: ignore[arg-type]
+        lambda messages, connection: connection.ack(messages.packet_ids),
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def publish_all(connection: Connection, messages: Sequence[tuple[str, bytes]]) -> None:
+    """Publish with QoS 1, as many at a time as the connection allows; returns when all are acknowledged."""
+    feed = iter(messages)
+
+    async def lane() -> None:
+        for topic, payload in feed:
+            await connection.publish(topic, payload)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(connection.options.inflight_max):
+            tasks.create_task(lane())
+
+
+class StandInCloud:
+    """Answers an agent as ingest would, without storing anything; counts what came up the trunk."""
+
+    def __init__(self) -> None:
+        self.wire_bytes = 0
+        self.records = 0
+        self._committed: dict[tuple[str, str], SeqRanges] = {}
+        self._connection: Connection | None = None
+        self._answers: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self, port: int) -> AsyncIterator["StandInCloud"]:
+        options = Options("127.0.0.1", port, "stand-in-cloud", packet_bytes_max=8 * 1024 * 1024)
+        self._connection = await Connection.open(options, self._on_messages)
+        await self._connection.subscribe([f"{contract.ROOT}/+/+/+"])
+        try:
+            yield self
+        finally:
+            await self._connection.close()
+
+    def _on_messages(self, messages: Messages, connection: Connection) -> None:
+        for topic, payload in zip(messages.topics, messages.payloads, strict=True):
+            _, kind, gateway = contract.split_up_topic(topic)
+            if kind == "hello":
+                epoch = contract.Hello.decode(payload).epoch
+            elif kind == "batch":
+                header = decode(payload, gateway).header
+                epoch = header.epoch
+                self.wire_bytes += len(payload)
+                self.records += header.count
+                self._committed.setdefault((gateway, epoch), SeqRanges()).add(header.first_seq, header.last_seq)
+            else:
+                continue
+            self._answer(gateway, epoch)
+        connection.ack(messages.packet_ids)
+
+    def _answer(self, gateway: str, epoch: str) -> None:
+        assert self._connection is not None
+        committed = self._committed.get((gateway, epoch), SeqRanges())
+        receipt = Receipt(epoch, committed.mark, tuple(committed.ahead), "stand-in")
+        topic = contract.receipt_topic(gateway)
+        task = asyncio.create_task(self._connection.publish(topic, receipt.encode(), qos=0))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds of a process."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory in MB (10^6 bytes)."""
+    return psutil.Process(pid).memory_info().rss / 1e6
+
+
+async def until(condition: object, what: str, seconds_max: float = 120.0) -> None:
+    """Poll until a condition holds."""
+    assert callable(condition)
+    async with asyncio.timeout(seconds_max):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.02)
+    del what

@@ -1,0 +1,256 @@
+"""Migrations on the real engine: killed anywhere, run twice, changed, too new; and the schema's promises."""
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from analytics.migrate import load, migrate, run
+from ingest.clickhouse.client import INSERT_SETTINGS, connect, known
+from telemetry.errors import FieldlineError
+from tests.clickhouse import ROOT, clickhouse
+
+NAMES = [migration.name for migration in load()]
+TABLES = {"readings", "dead_letters", "losses", "ledger", "intents", "workers", "gateways"}
+VIEWS = {"latest", "rollup_1m", "rollup_1h", "accounting"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with clickhouse(tmp_path_factory.mktemp("migrations") / "ch") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    """Connected to a server that has no database fieldline."""
+    connection = connect(server.url, database="default")
+    connection.command("DROP DATABASE IF EXISTS fieldline SYNC")
+    yield connection
+    connection.close()
+
+
+def objects(client):
+    rows = client.query("SELECT name FROM system.tables WHERE database = 'fieldline'").result_rows
+    return {name for (name,) in rows}
+
+
+def test_a_new_database_gets_everything_and_the_second_run_nothing(server, client, capsys):
+    assert migrate(client) == NAMES
+    assert objects(client) == TABLES | VIEWS | {"schema_migrations"}
+    assert migrate(client) == []
+    assert run(server.url) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_every_table_and_column_says_what_it_is(client):
+    migrate(client)
+    silent = client.query(
+        "SELECT table, name FROM system.columns WHERE database = 'fieldline' AND comment = ''"
+        " UNION ALL SELECT name, '' FROM system.tables WHERE database = 'fieldline' AND comment = ''"
+    )
+    assert silent.result_rows == []
+
+
+class StoppedClient:
+    """Passes statements on and then stops, as a process does that is killed: the fault is in here."""
+
+    def __init__(self, client, statements):
+        self.client = client
+        self.left = statements
+        self.server_version = client.server_version
+        self.query = client.query
+
+    def command(self, *args, **kwargs):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.client.command(*args, **kwargs)
+
+
+def test_a_run_that_was_killed_anywhere_is_completed_by_the_next(client):
+    steps = 2 + sum(len(migration.statements) + 1 for migration in load())
+    for step in range(steps):
+        client.command("DROP DATABASE IF EXISTS fieldline SYNC")
+        with pytest.raises(KeyboardInterrupt):
+            migrate(StoppedClient(client, step))
+        done_before = objects(client)
+        assert set(migrate(client)) <= set(NAMES)
+        assert done_before <= objects(client) == TABLES | VIEWS | {"schema_migrations"}
+        assert migrate(client) == []
+    migrate(StoppedClient(client, steps))
+
+
+def test_two_processes_at_once(server, client):
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from analytics.migrate import run; run(sys.argv[1])",
+        server.url,
+    ]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert migrate(client) == []
+    recorded = client.query("SELECT name FROM fieldline.schema_migrations FINAL ORDER BY name").result_rows
+    assert [name for (name,) in recorded] == NAMES
+
+
+def test_a_changed_file_is_refused(client):
+    migrate(client)
+    changed = [replace(load()[0], checksum="0" * 64), *load()[1:]]
+    with pytest.raises(FieldlineError, match="0001_tables was changed after it had been applied"):
+        migrate(client, changed)
+
+
+def test_a_newer_database_is_refused(client):
+    migrate(client)
+    with pytest.raises(FieldlineError, match=f"newer Fieldline \\({NAMES[-1]} is unknown here\\)"):
+        migrate(client, load()[:-1])
+
+
+def test_a_new_migration_is_added(client):
+    migrate(client, load()[:-1])
+    assert migrate(client) == NAMES[-1:]
+
+
+def test_a_failing_statement_names_itself_and_can_be_repaired(client):
+    broken = replace(load()[0], name="0009_broken", statements=("SELECT 1", "CREATE TABEL oops"))
+    with pytest.raises(FieldlineError, match="refused statement 2 of migration 0009_broken: Syntax error"):
+        migrate(client, [*load(), broken])
+    assert migrate(client) == []
+
+
+def test_a_server_without_a_feature_is_refused(client, monkeypatch):
+    monkeypatch.setattr(
+        "analytics.migrate.NEEDED", (("setting", "system.settings", ("async_insert", "warp")),)
+    )
+    with pytest.raises(FieldlineError, match=r"ClickHouse \d+\.\S+ is too old .* lacks the setting warp\."):
+        migrate(client)
+    assert objects(client) == set()
+
+
+def arrow(columns):
+    table = pa.table(columns)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def reading_columns(rows, seed=0):
+    chance = np.random.default_rng(seed)
+    pick = lambda names: pa.DictionaryArray.from_arrays(  # noqa: E731 - a name for one expression
+        pa.array(chance.integers(0, len(names), rows), pa.int32()), pa.array(names)
+    )
+    at = pa.array(1_500_000_000_000 + chance.integers(0, 3 * 3_600_000, rows), pa.timestamp("ms", "UTC"))
+    value = np.round(chance.normal(50, 9, rows), 2)
+    value[::10] = np.nan
+    return {
+        "device": pick(["a", "b", "c"]),
+        "metric": pick(["x", "y"]),
+        "measured_at": at,
+        "value": pa.array(value),
+        "text": pa.array(["on" if n % 10 == 0 else "" for n in range(rows)]),
+        "unit": pick(["m"]),
+        "gateway": pick(["g"]),
+        "epoch": pick(["e"]),
+        "seq": pa.array(np.arange(1, rows + 1), pa.uint64()),
+    }
+
+
+def insert(client, columns, token):
+    settings = known(client, {**INSERT_SETTINGS, "insert_deduplication_token": token})
+    body = arrow(columns)
+    client.raw_insert("fieldline.readings", list(columns), memoryview(body), settings, fmt="ArrowStream")
+
+
+def test_a_repeated_insert_leaves_nothing_and_a_full_block_is_one_part(client):
+    migrate(client)
+    columns = {name: column for name, column in reading_columns(500_000).items() if name != "text"}
+    client.command("SYSTEM STOP MERGES fieldline.readings")
+    for token in ("t1", "t1", "t2"):
+        insert(client, columns, token)
+    parts = client.query(
+        "SELECT count(), sum(rows) FROM system.parts WHERE database = 'fieldline' AND table = 'readings'"
+    )
+    assert parts.result_rows == [(2, 1_000_000)]
+
+
+def test_the_views_equal_the_same_computed_elsewhere(client):
+    migrate(client)
+    columns = reading_columns(3000)
+    insert(client, columns, "views")
+    rows = list(
+        zip(
+            columns["device"].to_pylist(),
+            columns["metric"].to_pylist(),
+            columns["measured_at"].cast(pa.int64()).to_pylist(),
+            columns["seq"].to_pylist(),
+            columns["value"].to_pylist(),
+            columns["text"].to_pylist(),
+            strict=True,
+        )
+    )
+    newest: dict = {}
+    for device, metric, at, seq, value, text in rows:
+        newest[device, metric] = max(newest.get((device, metric), ()), (at, seq, str(value), text))
+    found = client.query(
+        "SELECT device, metric, toUnixTimestamp64Milli(measured_at), value, text, unit FROM fieldline.latest"
+    ).result_rows
+    assert {(d, m): (at, str(value), text) for d, m, at, value, text, _ in found} == {
+        key: (at, value, text) for key, (at, _, value, text) in newest.items()
+    }
+    for view, bucket_ms in (("rollup_1m", 60_000), ("rollup_1h", 3_600_000)):
+        buckets: dict = {}
+        for device, metric, at, seq, value, text in rows:
+            if not text:
+                buckets.setdefault((device, metric, at // bucket_ms * bucket_ms), []).append((at, seq, value))
+        expected = {}
+        for key, members in buckets.items():
+            values = [value for _, _, value in members]
+            first, last = min(members)[2], max(members)[2]
+            expected[key] = (len(values), min(values), max(values), first, last, sum(values))
+        found = client.query(
+            "SELECT device, metric, toUnixTimestamp64Milli(bucket), count, min, max, first, last, sum"
+            f" FROM fieldline.{view}"
+        ).result_rows
+        assert {row[:3]: row[3:8] for row in found} == {key: value[:5] for key, value in expected.items()}
+        assert {row[:3]: row[8] for row in found} == pytest.approx({k: v[5] for k, v in expected.items()})
+
+
+def test_times_beyond_the_plain_datetime_keep_their_bucket(client):
+    migrate(client)
+    client.command(
+        "INSERT INTO fieldline.readings (device, metric, measured_at, value) SETTINGS async_insert = 0 VALUES"
+        " ('d', 'm', '1960-05-05 05:05:05', 1), ('d', 'm', '2200-05-05 05:05:05', 2)"
+    )
+    found = client.query("SELECT toString(bucket), sum FROM fieldline.rollup_1h ORDER BY bucket").result_rows
+    assert found == [("1960-05-05 05:00:00.000", 1.0), ("2200-05-05 05:00:00.000", 2.0)]
+    assert client.query("SELECT value FROM fieldline.latest").result_rows == [(2.0,)]
+
+
+def test_open_intents_outlive_the_ttl_and_settled_ones_do_not(client):
+    migrate(client)
+    client.command(
+        "INSERT INTO fieldline.intents (worker, number, done, created_at) SETTINGS async_insert = 0 VALUES"
+        " ('w', 1, 0, '2020-01-01 00:00:00'), ('w', 2, 1, '2020-01-01 00:00:00')"
+    )
+    client.command("OPTIMIZE TABLE fieldline.intents FINAL")
+    assert client.query("SELECT number FROM fieldline.intents").result_rows == [(1,)]
+
+
+def test_what_was_answered_survives_a_kill(server, client):
+    migrate(client)
+    columns = {name: column for name, column in reading_columns(1000).items() if name != "text"}
+    insert(client, columns, "kept")
+    server.kill()
+    server.restart()
+    insert(client, columns, "kept")
+    assert client.query("SELECT count() FROM fieldline.readings").result_rows == [(1000,)]
