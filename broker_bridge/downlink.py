@@ -62,10 +62,10 @@ class Downlink:
     async def _session(self, backoff: Backoff) -> None:
         connection = await Connection.open(self._options, self._on_messages)
         try:
-            if self._paused:
-                connection.pause()
             await connection.subscribe([contract.up_filter(partition) for partition in self._partitions])
             self._connection = connection
+            if self._paused:  # not before: while paused, the answer to SUBSCRIBE cannot be read
+                connection.pause()
             for partition in self._partitions:
                 await connection.publish(contract.worker_topic(partition), self._worker.encode(), qos=0)
             backoff.reset()

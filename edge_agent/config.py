@@ -1,43 +1,90 @@
-"""The agent's config file, gateway.toml: frozen, every unit in its key's name, unknown keys refused."""
+"""The agent's config file, gateway.toml: frozen, every unit in its key's name, unknown keys refused.
 
+`docs/gateway.toml` shows every key with its default. Paths in the file are relative to the file.
+"""
+
+import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from telemetry.config import Name, Port, Section, load_toml
+
+
+def _topic_filter(topic: str) -> str:
+    """A topic filter of MQTT 3.1.1 4.7: `+` and `#` are segments of their own, `#` the last one."""
+    *others, last = topic.split("/")
+    segments = [*others, "+" if last == "#" else last]
+    wrong = any(segment != "+" and re.search(r"[+#\0]", segment) for segment in segments)
+    if not topic or wrong or len(topic.encode()) > 65_535:
+        raise PydanticCustomError("topic", "be an MQTT topic filter, such as devices/+/telemetry")
+    return topic
+
+
+def _pattern(topic: str) -> str:
+    """A mapping's topic: segments that are text, `+`, or, exactly once, `{device}`."""
+    segments = topic.split("/")
+    others = [segment for segment in segments if segment not in ("+", "{device}")]
+    if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
+        raise PydanticCustomError(
+            "pattern", "have segments of text or +, and {device} as exactly one whole segment"
+        )
+    return topic
+
+
+def _ip_address(address: str) -> str:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise PydanticCustomError("address", "be an IP address, such as 0.0.0.0 or ::") from None
+    return address
+
+
+def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
+    if not topics:
+        raise PydanticCustomError("topics", "have at least one topic; without topics leave the section out")
+    return topics
+
+
+TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Unit = Annotated[str, StringConstraints(max_length=32)]
+
 
 class Mqtt(Broker):
     """The MQTT collector: which topics of the device broker to subscribe to."""
 
     client_id: Name | None = None  # default: fieldline-<gateway>
-    topics: tuple[str, ...] = ("devices/+/telemetry",)
+    topics: Annotated[tuple[TopicFilter, ...], AfterValidator(_not_empty)] = ("devices/+/telemetry",)
     chunk_bytes_max: Annotated[int, Field(ge=4096)] = 4 * 1024 * 1024
 
 
 class Coap(Section):
     """The CoAP server."""
 
-    bind: str = "0.0.0.0"
+    bind: Annotated[str, AfterValidator(_ip_address)] = "0.0.0.0"
     port: Port = 5683
     requests_max: Annotated[int, Field(ge=1)] = 1000
-    commit_wait_s_max: Annotated[float, Field(gt=0)] = 20.0
+    commit_wait_s_max: Seconds = 20.0
 
 
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
-    topic: str = "devices/{device}/telemetry"
+    topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
     format: Literal["json"] = "json"
-    units: dict[str, str] = {}  # metric -> unit
+    units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
 
 
 class Collect(Section):
     """Limits that hold for every protocol."""
 
-    payload_bytes_max: Annotated[int, Field(ge=64)] = 256 * 1024
-    dead_letter_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
+    payload_bytes_max: Annotated[int, Field(ge=64, le=16 * 1024 * 1024)] = 256 * 1024
+    dead_letter_bytes_max: Annotated[int, Field(ge=64, le=1024 * 1024)] = 1024 * 1024
     series_max: Annotated[int, Field(ge=1)] = 1_000_000
     commit_delay_ms: Annotated[int, Field(ge=0, le=10_000)] = 5
     commit_records_max: Annotated[int, Field(ge=1)] = 50_000
@@ -58,10 +105,10 @@ class Uplink(Broker):
     partitions: Annotated[int, Field(ge=1, le=65536)] = 16
     batch_rows_max: Annotated[int, Field(ge=1, le=500_000)] = 10_000
     batch_bytes_max: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)] = 1024 * 1024
-    batch_age_s_max: Annotated[float, Field(ge=0)] = 0.5
+    batch_age_s_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     window_batches_max: Annotated[int, Field(ge=1)] = 16
-    resend_s: Annotated[float, Field(gt=0)] = 10.0
-    reconnect_s_max: Annotated[float, Field(gt=0)] = 30.0
+    resend_s: Seconds = 10.0
+    reconnect_s_max: Seconds = 30.0
 
 
 class GatewayConfig(Section):
@@ -83,10 +130,20 @@ class GatewayConfig(Section):
 
 
 def load(path: Path) -> GatewayConfig:
-    """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`.
+    """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`."""
+    return _relative_to(path.parent, load_toml(path, GatewayConfig))
 
-    Relative paths in the file are relative to the file.
-    """
-    config = load_toml(path, GatewayConfig)
-    spool = config.spool.model_copy(update={"path": path.parent / config.spool.path})
-    return config.model_copy(update={"spool": spool})
+
+S = TypeVar("S", bound=Section)
+
+
+def _relative_to(folder: Path, section: S) -> S:
+    """The section with every path in it, and in its sections, as seen from `folder`."""
+    changed: dict[str, object] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Path):
+            changed[key] = folder / value
+        elif isinstance(value, Section):
+            changed[key] = _relative_to(folder, value)
+    return section.model_copy(update=changed)

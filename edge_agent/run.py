@@ -106,7 +106,7 @@ def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]
     if config.coap is not None:
         from edge_agent.collect.coap import CoapCollector
 
-        collectors["coap"] = CoapCollector(config.coap, clock)
+        collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max)
     return collectors
 
 

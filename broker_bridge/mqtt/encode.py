@@ -1,0 +1,115 @@
+"""The encoding half of MQTT 3.1.1, client's side: packets to bytes. Pure: no clock, no I/O.
+
+Every function raises ProtocolError for what the standard does not allow: topics with wildcards, null
+characters, strings over 65,535 bytes, packets over 256 MB.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from broker_bridge.mqtt.codec import PUBLISH, ProtocolError, check_packet_id, check_topic
+
+REMAINING_BYTES_MAX = 268_435_455
+PINGREQ = b"\xc0\x00"
+DISCONNECT = b"\xe0\x00"
+
+
+class Will(NamedTuple):
+    """What the broker publishes when the connection breaks without a DISCONNECT (3.1.2.5)."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+def connect(
+    client_id: str,
+    keepalive_s: int,
+    *,
+    clean_session: bool,
+    username: str | None = None,
+    password: str | None = None,
+    will: Will | None = None,
+) -> bytes:
+    """CONNECT (3.1). Raises ProtocolError for what it does not allow."""
+    if not client_id and not clean_session:
+        raise ProtocolError("A session that is kept needs a client id (MQTT 3.1.1, 3.1.3.1).")
+    if password is not None and username is None:
+        raise ProtocolError("A password needs a username (MQTT 3.1.1, 3.1.2.9).")
+    flags = clean_session << 1
+    fields = [_string(client_id)]
+    if will is not None:
+        check_topic(will.topic)
+        flags |= 0x04 | will.qos << 3 | will.retain << 5
+        fields += [_string(will.topic), _binary(will.payload)]
+    if username is not None:
+        flags |= 0x80
+        fields.append(_string(username))
+    if password is not None:
+        flags |= 0x40
+        fields.append(_binary(password.encode()))
+    return _packet(0x10, b"\x00\x04MQTT\x04", bytes([flags]), keepalive_s.to_bytes(2, "big"), *fields)
+
+
+def subscribe(packet_id: int, filters: Iterable[tuple[str, int]]) -> bytes:
+    """SUBSCRIBE to (filter, QoS) pairs (3.8)."""
+    pairs = [part for topic, qos in filters for part in (_string(topic), bytes([qos]))]
+    return _packet(0x82, packet_id.to_bytes(2, "big"), *pairs)
+
+
+def unsubscribe(packet_id: int, filters: Iterable[str]) -> bytes:
+    """UNSUBSCRIBE (3.10)."""
+    return _packet(0xA2, packet_id.to_bytes(2, "big"), *map(_string, filters))
+
+
+def publish(
+    topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, dup: bool = False, packet_id: int = 0
+) -> bytes:
+    """PUBLISH with QoS 0 or 1 (3.3); QoS 1 takes a packet id of 1 to 65535."""
+    check_topic(topic)
+    header = PUBLISH | dup << 3 | qos << 1 | retain
+    if qos:
+        return _packet(header, _string(topic), check_packet_id(packet_id).to_bytes(2, "big"), payload)
+    return _packet(header, _string(topic), payload)
+
+
+def pubacks(packet_ids: Sequence[int]) -> bytes:
+    """One PUBACK (3.4) for each id, in their order."""
+    # Each is a big-endian 32-bit number: type 4, length 2, id.
+    packets = array("I", [0x40020000 | packet_id for packet_id in packet_ids])
+    if sys.byteorder == "little":
+        packets.byteswap()
+    return packets.tobytes()
+
+
+def _packet(header: int, *fields: bytes) -> bytes:
+    length = sum(map(len, fields))
+    if length > REMAINING_BYTES_MAX:
+        raise ProtocolError(f"A packet of {length} bytes is longer than MQTT allows ({REMAINING_BYTES_MAX}).")
+    digits = bytearray()
+    rest = length
+    while rest > 0x7F:
+        digits.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    digits.append(rest)
+    return b"".join((bytes([header]), digits, *fields))
+
+
+def _string(text: str) -> bytes:
+    """A UTF-8 string with its length (1.5.3)."""
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"{text[:80]!r} cannot be written as UTF-8 (MQTT 3.1.1, 1.5.3).") from error
+    if "\0" in text:
+        raise ProtocolError(f"{text[:80]!r} contains a null character (MQTT 3.1.1, 1.5.3).")
+    return _binary(raw)
+
+
+def _binary(raw: bytes) -> bytes:
+    if len(raw) > 0xFFFF:
+        raise ProtocolError(f"A topic, name or password has {len(raw)} bytes; MQTT allows 65535.")
+    return len(raw).to_bytes(2, "big") + raw

@@ -1,0 +1,71 @@
+"""The decode stage: a chunk's messages become readings in columns, or dead letters. Pure but for `series_id`.
+
+Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it
+as a repetition. Nothing raises: a message that cannot be decoded must not stop those behind it.
+
+Limits: a payload above payload_bytes_max is not decoded; a dead letter keeps the first dead_letter_bytes_max
+bytes of its payload.
+"""
+
+import logging
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+
+from edge_agent.config import GatewayConfig
+from edge_agent.mapping import Routes
+from telemetry.columns import Columns, DeadLetter, Series
+from telemetry.delivery import Chunk
+from telemetry.errors import FieldlineError
+
+log = logging.getLogger(__name__)
+
+
+class Decoder:
+    """`series_id` gives the id of a series, always the same one; it raises FieldlineError at series_max."""
+
+    def __init__(self, config: GatewayConfig, series_id: Callable[[Series], int]) -> None:
+        self._limits = config.collect
+        self._routes = Routes(config.mappings, series_id)
+        self._has_failed = False
+
+    def decode(self, chunk: Chunk, into: Columns, skip: AbstractSet[int] = frozenset()) -> dict[int, str]:
+        """Append the chunk's messages to `into`, but those at the indexes in `skip`.
+
+        Returns index -> reason for each message that became a dead letter.
+        """
+        refused: dict[int, str] = {}
+        routes, received_at, oversized = self._routes, chunk.received_at_ms, chunk.oversized
+        payload_bytes_max = self._limits.payload_bytes_max
+        for index, (topic, payload) in enumerate(zip(chunk.topics, chunk.payloads, strict=True)):
+            if index in skip:
+                continue
+            if len(payload) > payload_bytes_max or index in oversized:
+                reason: str | None = self._too_large(oversized.get(index, len(payload)))
+            else:
+                start = len(into)
+                try:
+                    route = routes[topic]
+                    reason = route.decode(payload, received_at, route.series, into)
+                except FieldlineError as error:
+                    reason = str(error)
+                except Exception as error:  # noqa: BLE001 - the formats' edge: a defect costs one message
+                    into.truncate(start)
+                    reason = self._failed(topic, error)
+            if reason is not None:
+                refused[index] = reason
+                kept = payload[: self._limits.dead_letter_bytes_max]
+                into.add_dead(DeadLetter(topic, kept, reason), received_at)
+        return refused
+
+    def _failed(self, topic: str, error: Exception) -> str:
+        if not self._has_failed:  # the first time with its traceback; the dead letters tell of the others
+            log.error("A format failed on a message of topic %r.", topic[:200], exc_info=error)
+        self._has_failed = True
+        return f"the format failed: {type(error).__name__}: {str(error)[:200]}"
+
+    def _too_large(self, size: int) -> str:
+        limits = self._limits
+        reason = f"the payload has {size} bytes, payload_bytes_max is {limits.payload_bytes_max}"
+        if size > limits.dead_letter_bytes_max:
+            reason += f"; the first {limits.dead_letter_bytes_max} are kept"
+        return reason

@@ -1,0 +1,257 @@
+"""ClickHouse's HTTP interface as an ASGI application over the embedded engine.
+
+head (request.py) -> body (intake.py) -> a worker's thread (lanes.py) -> engine.py -> answer (reply.py).
+A result in a format whose blocks can be joined is streamed block by block, the next one being made when the
+client has taken the last; others are made whole, in memory (the engine's `result_bytes_max` is their limit).
+With `wait_end_of_query=1` a result is first collected (in a file when it is large), so that an error that
+comes late still gets its own status. A read whose client goes away is cancelled; a write runs to its end.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
+from typing import IO, Any
+
+from ingest.clickhouse.answerer import Answerer, Headers, Send
+from ingest.clickhouse.coding import Decoder, choose, compressor
+from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
+from ingest.clickhouse.intake import ClientGoneError, Receive, Spill, Work, body, form_fields, take, whole
+from ingest.clickhouse.lanes import Lanes, Worker
+from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
+from ingest.clickhouse.reply import content_type, exception_block, status_of, summary
+from ingest.clickhouse.request import Credentials, Request, from_foreign_page, parse
+from ingest.clickhouse.sessions import Sessions
+from ingest.clickhouse.statement import StatementError, keyword
+
+_log = logging.getLogger(__name__)
+_COLLECT_BYTES_IN_MEMORY = 16 * 1024**2
+_PIECE_BYTES = 1024**2
+
+
+class _BrokenOffError(Exception):
+    """An answer that cannot be completed; the connection is closed so that the client notices."""
+
+
+class Interface:
+    """The application. `credentials`: what clients must present; None lets everybody in."""
+
+    def __init__(
+        self, engine: Engine, spill: Spill, lanes: Lanes, credentials: Credentials | None = None
+    ) -> None:
+        self.engine = engine
+        self.spill = spill
+        self.lanes = lanes
+        self.credentials = credentials
+        self.sessions = Sessions()
+        self.running: set[str] = set()
+        self.closing = False
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3, type http)."""
+        if scope["type"] != "http":
+            return
+        answer = Answerer(send)
+        try:
+            await self._route(scope, receive, answer)
+        except (ClientGoneError, _BrokenOffError):
+            return
+        except StatementError as error:
+            await self._refuse(
+                answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})"
+            )
+        except EngineError as error:
+            await self._refuse(answer, error.code, error.text)
+        except Exception:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
+            _log.exception("a request failed inside the HTTP interface")
+            await self._refuse(
+                answer,
+                1001,
+                "Code: 1001. DB::Exception: The HTTP interface failed; see its log. (STD_EXCEPTION)",
+            )
+
+    async def _refuse(self, answer: Answerer, code: int, text: str) -> None:
+        if answer.begun:
+            return
+        text = f"{text} (version {self.engine.version})\n"
+        headers = [("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8")]
+        await answer.whole(status_of(code), [*answer.known, *headers], text.encode(errors="replace"))
+
+    async def _route(self, scope: Mapping[str, Any], receive: Receive, answer: Answerer) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        path, method = scope["path"], scope["method"]
+        if path == "/ping" or (
+            path == "/" and method in {"GET", "HEAD"} and b"query=" not in scope["query_string"]
+        ):
+            await answer.whole(200, [("Content-Type", "text/html; charset=UTF-8")], b"Ok.\n")
+            return
+        if path != "/":
+            text = f"There is no handle {path}. Send queries with POST to /; use /ping for health checks.\n"
+            await answer.whole(404, [("Content-Type", "text/plain; charset=UTF-8")], text.encode())
+            return
+        if from_foreign_page(headers):
+            raise StatementError(
+                497, "ACCESS_DENIED", "A web page of another origin may not send queries to this server."
+            )
+        request = parse(method, path, scope["query_string"], headers)
+        self._authenticate(request.credentials)
+        await self._query(request, receive, answer)
+
+    def _authenticate(self, presented: Credentials) -> None:
+        if self.credentials is not None and not presented.match(self.credentials):
+            raise StatementError(
+                516,
+                "AUTHENTICATION_FAILED",
+                f"{presented.user}: Authentication failed: password is incorrect, or there is no such user.",
+            )
+
+    async def _query(self, request: Request, receive: Receive, answer: Answerer) -> None:
+        query_id = request.query_id or str(uuid.uuid4())
+        answer.known += [("X-ClickHouse-Query-Id", query_id), ("X-ClickHouse-Timezone", self.engine.timezone)]
+        answer.known += [("X-ClickHouse-Server-Display-Name", "fieldline")]
+        with ExitStack() as stack:
+            pieces = body(receive, Decoder(request.content_encoding))
+            if request.content_type.startswith("multipart/form-data"):
+                request = with_form(request, form_fields(request.content_type, await whole(pieces)))
+                pieces = _nothing()
+            work = await take(request.query, pieces, lambda: stack.enter_context(self.spill.file()))
+            if query_id in self.running:
+                raise StatementError(
+                    216,
+                    "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
+                    f"Query with id = {query_id} is already running.",
+                )
+            self.running.add(query_id)
+            stack.callback(self.running.discard, query_id)
+            answer.before_end.append(stack.close)
+            job = job_of(request, work, query_id, self._preamble(request))
+            await self._run(request, work, job, receive, answer)
+
+    def _preamble(self, request: Request) -> tuple[str, ...]:
+        if request.session_id is None:
+            return ()
+        return self.sessions.use(request.session_id, request.session_timeout_s, time.monotonic())
+
+    def _learn(self, request: Request, job: Job) -> None:
+        """A SET or USE counts for the next request of its session."""
+        if request.session_id is not None and keyword(job.text) in {b"SET", b"USE"}:
+            statement = job.text.decode(errors="replace").rstrip().removesuffix(";")
+            timeout_s, now_s = request.session_timeout_s, time.monotonic()
+            self.sessions.learn(request.session_id, statement, timeout_s, now_s)
+
+    async def _run(self, request: Request, work: Work, job: Job, receive: Receive, answer: Answerer) -> None:
+        lane = lane_of(work)
+        answer.known += [("X-ClickHouse-Format", job.format)]
+        async with self.lanes.worker(lane) as worker:
+            if self.closing and lane != "control":
+                raise StatementError(236, "ABORTED", "The server is shutting down.")
+            if lane != "read":
+                await self._run_whole(request, job, worker, answer)
+                return
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watch = group.create_task(
+                        self._cancel_when_gone(receive, job.query_id), name="client gone"
+                    )
+                    answer.before_end.append(watch.cancel)  # to it, an answer's end looks like a client gone
+                    if streamed(request, work):
+                        await self._run_stream(request, job, worker, answer)
+                    else:
+                        await self._run_whole(request, job, worker, answer)
+                    watch.cancel()
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
+
+    async def _cancel_when_gone(self, receive: Receive, query_id: str) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        async with self.lanes.worker("control") as worker:
+            await worker(self.engine.kill, query_id)
+
+    async def _run_whole(self, request: Request, job: Job, worker: Worker, answer: Answerer) -> None:
+        begun = time.monotonic_ns()
+        result = await worker(self.engine.run, job)
+        self._learn(request, job)
+        headers = _headers(job, result, time.monotonic_ns() - begun)
+        coding = choose(request.accept_encoding) if result.body else None
+        if coding is None:
+            await answer.whole(200, [*answer.known, *headers], result.body)
+            return
+        packer = compressor(coding)
+        packed = await worker(lambda: packer.compress(result.body) + packer.flush())
+        await answer.whole(200, [*answer.known, *headers, ("Content-Encoding", coding)], packed)
+
+    async def _run_stream(self, request: Request, job: Job, worker: Worker, answer: Answerer) -> None:
+        begun = time.monotonic_ns()
+        blocks = self.engine.stream(job)
+        try:
+            if request.wait_end_of_query:
+                with tempfile.SpooledTemporaryFile(
+                    _COLLECT_BYTES_IN_MEMORY, dir=str(self.spill.path)
+                ) as file:
+                    blocks = await worker(_collected, blocks, file)
+                    await self._send_blocks(request, job, begun, worker, blocks, answer)
+            else:
+                await self._send_blocks(request, job, begun, worker, blocks, answer)
+        finally:
+            await worker(blocks.close)  # type: ignore[attr-defined]
+
+    async def _send_blocks(
+        self,
+        request: Request,
+        job: Job,
+        begun: int,
+        worker: Worker,
+        blocks: Iterator[bytes],
+        answer: Answerer,
+    ) -> None:
+        first = await worker(next, blocks, None)
+        second = await worker(next, blocks, None) if first is not None else None
+        first = first or b""
+        headers = _headers(job, Answer(first, 0, 0, 0, 0, 0), time.monotonic_ns() - begun)
+        coding = choose(request.accept_encoding) if first else None
+        packer = compressor(coding) if coding else None
+        if coding:
+            headers.append(("Content-Encoding", coding))
+        if second is None:
+            packed = await worker(lambda: packer.compress(first) + packer.flush()) if packer else first
+            await answer.whole(200, [*answer.known, *headers], packed)
+            return
+        tag = uuid.uuid4().hex[:16]
+        await answer.begin(200, [*answer.known, *headers, ("X-ClickHouse-Exception-Tag", tag)])
+        block: bytes | None = first + second
+        failed = False
+        while block is not None:
+            await answer.more(await worker(packer.compress, block) if packer else block)
+            try:
+                block = await worker(next, blocks, None)
+            except EngineError as error:
+                failed = True
+                block = None
+                tail = b"\r\n" + exception_block(tag, error.text)
+                await answer.more(packer.compress(tail) if packer else tail)
+        if packer:
+            await answer.more(packer.flush())
+        if failed:
+            raise _BrokenOffError
+        await answer.end()
+
+
+def _headers(job: Job, result: Answer, elapsed_ns: int) -> Headers:
+    return [("Content-Type", content_type(job.format)), ("X-ClickHouse-Summary", summary(result, elapsed_ns))]
+
+
+def _collected(blocks: Iterator[bytes], file: IO[bytes]) -> Iterator[bytes]:
+    """The whole result in a file, then its pieces."""
+    for block in blocks:
+        file.write(block)
+    file.seek(0)
+    return (piece for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

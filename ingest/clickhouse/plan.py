@@ -1,0 +1,64 @@
+"""From a request to the engine's job: what to run, with which settings, in which lane. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ingest.clickhouse.engine import Job
+from ingest.clickhouse.intake import Work
+from ingest.clickhouse.lanes import Lane
+from ingest.clickhouse.reply import streams
+from ingest.clickhouse.request import Request
+from ingest.clickhouse.statement import Insert, with_own_ids, with_own_revision
+
+_READ_WORDS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"})
+
+
+def lane_of(work: Work) -> Lane:
+    if isinstance(work.statement, Insert):
+        return "write"
+    if work.statement.keyword == b"KILL":
+        return "control"
+    reads = work.statement.keyword in _READ_WORDS and b"INSERT" not in work.statement.words
+    return "read" if reads else "write"
+
+
+def streamed(request: Request, work: Work) -> bool:
+    assert not isinstance(work.statement, Insert)
+    if "extremes" in request.settings:
+        return False
+    default = request.default_format or "TabSeparated"
+    return streams(work.statement.keyword, work.statement.words, work.statement.format, default)
+
+
+def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...]) -> Job:
+    settings = dict(request.settings)
+    text, named = work.text, None
+    if isinstance(work.statement, Insert):
+        assert work.data is not None
+        text = work.statement.from_file(str(work.data))
+        if work.statement.structure is not None:
+            settings["max_threads"] = "1"  # one reader: the rows' order, and one block stays one part
+    else:
+        named = work.statement.format
+        if work.statement.keyword == b"KILL":
+            text = with_own_ids(text)
+        elif b"REVISION" in work.statement.words:
+            text = with_own_revision(text)
+    return Job(
+        query_id=query_id,
+        text=text,
+        format=named or request.default_format or "TabSeparated",
+        database=request.database,
+        settings=settings,
+        params=request.params,
+        preamble=preamble,
+        readonly=request.readonly,
+    )
+
+
+def with_form(request: Request, fields: Mapping[str, str]) -> Request:
+    params = {
+        name.removeprefix("param_"): value for name, value in fields.items() if name.startswith("param_")
+    }
+    query = fields.get("query", "").encode(errors="surrogateescape")
+    return replace(request, query=query or request.query, params={**request.params, **params})

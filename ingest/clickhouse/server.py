@@ -1,0 +1,187 @@
+"""`fieldline clickhouse run`: the embedded ClickHouse (chDB) as a server on ClickHouse's HTTP interface.
+
+All other code reaches ClickHouse through clickhouse_connect over HTTP, so a real server, a cluster or a cloud
+service is a change of URL. This process owns its data directory (a second one is refused), answers until
+SIGTERM or SIGINT, then lets what runs finish for `GRACE_S`, cancels the rest and exits with status 0. After a
+SIGKILL the same directory has every insert that was answered; against power loss give tables the settings
+fsync_after_insert=1 and fsync_part_directory=1.
+
+Limits: `CONNECTIONS_MAX`, `HEAD_BYTES_MAX` per request head, statements at once per lane (`LANES`), request
+bodies (intake.py), results (engine.py), and the engine's memory with `memory_bytes_max`.
+Not served: sessions' temporary tables, external data, compress=1 (native LZ4 blocks), TLS. Whoever may query
+may also read and write files as this process: without a password keep it on 127.0.0.1.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ingest.clickhouse.engine import Engine
+from ingest.clickhouse.intake import Spill
+from ingest.clickhouse.interface import Interface
+from ingest.clickhouse.lanes import Lane, Lanes
+from ingest.clickhouse.request import Credentials
+from telemetry.errors import FieldlineError
+
+CONNECTIONS_MAX = 1000
+HEAD_BYTES_MAX = 1024**2
+LANES: dict[Lane, int] = {"read": 8, "write": 8, "control": 2}
+GRACE_S = 5.0
+
+
+def run(
+    path: Path,
+    host: str = "127.0.0.1",
+    port: int = 8123,
+    *,
+    credentials: Credentials | None = None,
+    memory_bytes_max: int | None = None,
+) -> None:
+    """Serve `path` until SIGTERM or SIGINT. Ends the process with status 1 and a sentence if it cannot.
+
+    `port` 0 takes a free one; the line on stdout says which. Blocks; must be called in the main thread.
+    """
+    try:
+        listener = _bind(host, port)
+        engine = Engine(path, memory_bytes_max)
+        spill = Spill(engine.path / "http_spill")
+        engine.open()
+        spill.open()
+    except FieldlineError as error:
+        sys.exit(str(error))
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    bound = listener.getsockname()[1]
+    said = f"ClickHouse (chDB {engine.version}) listens on http://{host}:{bound}, data in {engine.path}"
+    try:
+        stopped = asyncio.run(_serve(engine, spill, listener, credentials, said))
+    finally:
+        listener.close()
+    if not stopped:  # a statement that does not heed its cancellation; what it wrote is complete or absent
+        sys.stdout.flush()
+        os._exit(0)
+    engine.close()
+
+
+async def _serve(
+    engine: Engine, spill: Spill, listener: socket.socket, credentials: Credentials | None, said: str
+) -> bool:
+    lanes = Lanes(LANES)
+    interface = Interface(engine, spill, lanes, credentials)
+    config = uvicorn.Config(
+        interface,
+        http=_BoundedHead,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(2 * GRACE_S),
+        limit_concurrency=CONNECTIONS_MAX,
+    )
+    server = _Server(config, said)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        interface.closing = True
+        server.should_exit = True
+        loop.call_later(GRACE_S, engine.kill, None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await server.serve(sockets=[listener])
+    if interface.running:
+        engine.kill(None)
+    try:
+        async with asyncio.timeout(GRACE_S):
+            await asyncio.to_thread(lanes.close)
+    except TimeoutError:
+        return False
+    return True
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves signals to us: uvicorn would end the process by the signal."""
+
+    def __init__(self, config: uvicorn.Config, said: str) -> None:
+        super().__init__(config)
+        self._said = said
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._said, flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _BoundedHead(HttpToolsProtocol):
+    """Refuses a request whose line and headers do not end within HEAD_BYTES_MAX."""
+
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX + len(data):
+            self.send_400_response(
+                f"The request's head exceeds {HEAD_BYTES_MAX} bytes. Send the query in the body."
+            )
+            return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -(2**63)  # the body follows: no limit here
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # with the protocol named, asyncio switches Nagle's algorithm off: 40 ms less for a small answer
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)  # or a second server would bind, too, while we load the engine
+    except OSError as error:
+        raise FieldlineError(
+            f"ClickHouse cannot listen on {host}:{port}: {error.strerror}."
+            " Stop what uses the port, or choose another --port."
+        ) from error
+    return listener
+
+
+def main() -> None:
+    """`python -m ingest.clickhouse.server`, for tests and for running without the command line."""
+    parser = argparse.ArgumentParser(description="Embedded ClickHouse behind its HTTP interface")
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8123)
+    parser.add_argument("--user", default="default")
+    parser.add_argument("--password-file", type=Path)
+    parser.add_argument("--memory-bytes-max", type=int)
+    given = parser.parse_args()
+    credentials = None
+    if given.password_file:
+        credentials = Credentials(given.user, given.password_file.read_text().rstrip("\n"))
+    run(given.path, given.host, given.port, credentials=credentials, memory_bytes_max=given.memory_bytes_max)
+
+
+if __name__ == "__main__":
+    main()

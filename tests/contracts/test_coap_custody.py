@@ -1,0 +1,221 @@
+"""The CoAP collector and the promise: no acknowledgement before the commit, no message collected twice."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from edge_agent.collect.coap_endpoint import EXCHANGE_LIFETIME_S
+from edge_agent.commit import GroupCommit
+from edge_agent.config import Coap, Collect, GatewayConfig, Spool
+from edge_agent.decode import Decoder
+from edge_agent.spool import Spool as OpenSpool
+from edge_agent.spool import open_spool
+from telemetry.clock import SystemClock
+from telemetry.delivery import DURABLE, Chunk, Delivery
+from tests.coap import ACK, CON, MAX_AGE, NON, Device, FakeClock, Sink, free_port, message, serving, until
+
+
+def test_nothing_is_acknowledged_before_it_is_durable() -> None:
+    """A slow commit: an empty acknowledgement first, then a separate response (RFC 7252 5.2.2)."""
+
+    async def main() -> None:
+        sink = Sink(hold=True)
+        async with serving(sink.deliver) as port:
+            with Device(port) as device:
+                empty = await device.ask(message(mid=7))
+                assert (empty.type, empty.code, empty.mid) == (ACK, "0.00", 7)
+                again = await device.ask(message(mid=7))
+                assert again.data == empty.data
+                assert device.is_silent()
+                sink.held[0].settle(DURABLE)
+                answer = await device.receive()
+                assert (answer.type, answer.code, answer.token) == (CON, "2.04", b"t")
+                device.send(struct.pack("!BBH", 0x40 | ACK << 4, 0, answer.mid))
+        assert len(sink.chunks) == 1
+
+    asyncio.run(main())
+
+
+def test_a_repeated_request_is_answered_again_and_collected_once() -> None:
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver) as port:
+            with Device(port) as device, Device(port) as other:
+                first = await device.ask(message())
+                for _ in range(3):
+                    assert (await device.ask(message())).data == first.data
+                bad = await device.ask(message(mid=2, payload=b"x"))
+                assert (await device.ask(message(mid=2, payload=b"x"))).data == bad.data
+                assert bad.code == "4.00"
+                assert len(sink.chunks) == 2
+                assert (await other.ask(message())).code == "2.04"
+                assert (await device.ask(message(kind=NON, mid=9))).type == NON
+                device.send(message(kind=NON, mid=9))
+                assert (await device.ask(message(mid=10))).mid == 10
+        assert len(sink.chunks) == 5
+
+    asyncio.run(main())
+
+
+def test_a_spool_that_does_not_commit_is_a_503_and_the_message_may_still_become_durable() -> None:
+    async def main() -> None:
+        sink = Sink(hold=True)
+        async with serving(sink.deliver, commit_wait_s_max=0.02) as port:
+            with Device(port) as device:
+                answer = await device.ask(message())
+                assert (answer.code, answer.number(MAX_AGE)) == ("5.03", 10)
+                sink.held[0].settle(DURABLE)  # late, and nobody waits
+                sink.hold = False
+                assert (await device.ask(message(mid=2))).code == "2.04"
+
+    asyncio.run(main())
+
+
+def test_a_message_that_the_spool_did_not_take_in_time_is_not_taken_later() -> None:
+    async def main() -> None:
+        sink, room = Sink(), asyncio.Event()
+
+        async def deliver(delivery: Delivery[Chunk]) -> None:
+            await room.wait()
+            await sink.deliver(delivery)
+
+        async with serving(deliver, commit_wait_s_max=0.02) as port:
+            with Device(port) as device:
+                assert (await device.ask(message())).code == "5.03"
+                room.set()
+                assert (await device.ask(message(mid=2))).code == "2.04"
+        assert len(sink.chunks) == 1
+
+    asyncio.run(main())
+
+
+def test_too_many_waiting_requests_are_a_503_and_not_taken() -> None:
+    async def main() -> None:
+        sink = Sink(hold=True)
+        async with serving(sink.deliver, requests_max=2) as port:
+            with Device(port) as device:
+                for mid in (1, 2):
+                    device.send(message(mid=mid, token=bytes([mid])))
+                await until(lambda: len(sink.held) == 2)
+                answer = await device.ask(message(mid=3, token=b"\3"))
+                assert (answer.mid, answer.code, answer.number(MAX_AGE)) == (3, "5.03", 10)
+                for delivery in sink.held:
+                    delivery.settle(DURABLE)
+                assert {(await device.receive()).code, (await device.receive()).code} == {"2.04"}
+        assert len(sink.chunks) == 2
+
+    asyncio.run(main())
+
+
+def test_stopping_leaves_waiting_requests_unacknowledged() -> None:
+    async def main() -> None:
+        sink = Sink(hold=True)
+        async with serving(sink.deliver) as port:
+            device = Device(port)
+            device.send(message())
+            await until(lambda: len(sink.held) == 1)
+        with device:
+            sink.held[0].settle(DURABLE)
+            await asyncio.sleep(0)
+            assert device.is_silent()
+
+    asyncio.run(main())
+
+
+def test_a_stage_that_fails_is_a_500_and_the_next_message_is_taken() -> None:
+    async def main() -> None:
+        sink, fail = Sink(), [True]
+
+        async def deliver(delivery: Delivery[Chunk]) -> None:
+            if fail.pop():
+                fail.append(False)
+                raise RuntimeError("oh")
+            fail.append(False)
+            await sink.deliver(delivery)
+
+        async with serving(deliver) as port:
+            with Device(port) as device:
+                assert (await device.ask(message())).code == "5.00"
+                assert (await device.ask(message(mid=2))).code == "2.04"
+
+    asyncio.run(main())
+
+
+def test_keys_stay_the_same_when_a_message_is_repeated_after_a_restart() -> None:
+    async def main() -> None:
+        sink, clock, port = Sink(), FakeClock(), free_port()
+        with Device(port) as device:
+            async with serving(sink.deliver, clock, port=port):
+                await device.ask(message())
+                await device.ask(message(mid=2))
+                await device.ask(message(mid=3, token=b"u"))
+                await device.ask(
+                    message(mid=3, payload=b'{"power": 2}')
+                )  # the same message id: not collected
+            first, other, third = sink.chunks
+            assert first.redelivered == {0}
+            assert not set(first.keys) & set(other.keys)
+            assert not set(third.keys) & set(other.keys)
+            for elapsed_s in (0, 100, EXCHANGE_LIFETIME_S - 101):
+                clock.ms += int(elapsed_s * 1000)
+                async with serving(sink.deliver, clock, port=port):
+                    await device.ask(message())
+                assert sink.chunks[-1].keys[0] in first.keys
+                assert sink.chunks[-1].redelivered == {0}
+
+    asyncio.run(main())
+
+
+def test_a_message_id_may_be_used_again_after_its_lifetime() -> None:
+    """A device that sleeps, wakes, and begins with the same message id loses nothing."""
+
+    async def main() -> None:
+        sink, clock = Sink(), FakeClock()
+        async with serving(sink.deliver, clock) as port:
+            with Device(port) as device:
+                for _ in range(3):
+                    await device.ask(message())
+                    await device.ask(message())
+                    clock.ms += int(EXCHANGE_LIFETIME_S * 1000) + 1
+        assert [chunk.redelivered for chunk in sink.chunks] == [{0}, set(), set()]
+
+    asyncio.run(main())
+
+
+def test_a_message_repeated_to_a_restarted_agent_is_in_the_spool_once(tmp_path: Path) -> None:
+    """The real spool: committed, the acknowledgement lost in a crash, sent again with the same message id."""
+
+    async def main() -> None:
+        port = free_port()
+        with Device(port) as device:
+            for mids in ([1, 2], [1, 2, 3]):
+                async with agent(tmp_path, port) as spool:
+                    for mid in mids:
+                        assert (await device.ask(message(mid=mid))).code == "2.04"
+                    bad = await device.ask(message(mid=50, payload=b"[]"))
+                    last_seq = spool.status().last_seq
+            assert last_seq == 4
+            assert bad.code == "2.04"  # the journal knows that it is durable, not that it is a dead letter
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def agent(folder: Path, port: int) -> AsyncIterator[OpenSpool]:
+    """Collector, decode stage, group commit and spool, as the agent wires them."""
+    config = GatewayConfig(gateway="g", coap=Coap(), spool=Spool(path=folder / "spool", free_bytes_min=0))
+    spool = open_spool(config.spool, "g", 1000)
+    with ThreadPoolExecutor(1) as thread:
+        decoder = Decoder(config, spool.series_id)
+        commit = GroupCommit(spool, decoder, Collect(), SystemClock(), thread)
+        committing = asyncio.create_task(commit.run())
+        try:
+            async with serving(commit.deliver, port=port):
+                yield spool
+        finally:
+            committing.cancel()
+            await asyncio.wait([committing])
+    spool.close()

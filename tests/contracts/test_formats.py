@@ -1,0 +1,111 @@
+"""What every payload format must keep: the cases of its folder, and the contract of `edge_agent.formats`.
+
+A case is a folder `tests/cases/formats/FORMAT/NAME` with a file `payload` and a file `expected.json`:
+{"readings": [[metric, value or text, measured_at in ms, quality], ...]} or {"refused": reason's beginning}.
+Every message arrives at RECEIVED_AT_MS.
+"""
+
+import json
+import math
+from array import array
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.formats import FORMATS
+from edge_agent.mapping import DeviceSeries
+from telemetry.columns import Columns, Series
+
+CASES = Path(__file__).parents[1] / "cases" / "formats"
+RECEIVED_AT_MS = 1_767_225_600_000  # 2026-01-01
+
+Reading = tuple[str, float | str, int, int]
+
+
+def decode(format_: str, payload: bytes, into: Columns | None = None) -> list[Reading] | str:
+    """The readings that a payload becomes, or the reason of its refusal."""
+    known: dict[Series, int] = {}
+    columns = Columns() if into is None else into
+    before = len(columns)
+    series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
+    reason = FORMATS[format_](payload, RECEIVED_AT_MS, series, columns)
+    if reason is not None:
+        assert len(columns) == len(columns.value) == before, "refused as a whole"
+        assert not known, "what is refused makes no series"
+        assert reason.isprintable()
+        assert 0 < len(reason) < 400
+        return reason
+    names = [s.metric for s in known]
+    assert len(set(map(len, parallel(columns)))) == 1
+    assert set(columns.received_at[before:]) <= {RECEIVED_AT_MS}
+    for at in columns.texts:
+        assert math.isnan(columns.value[at])
+    return [
+        (
+            names[columns.series[at]],
+            columns.texts.get(at, columns.value[at]),
+            columns.measured_at[at],
+            columns.quality[at],
+        )
+        for at in range(before, len(columns))
+    ]
+
+
+def parallel(columns: Columns) -> "list[array[int] | array[float]]":
+    return [columns.series, columns.measured_at, columns.received_at, columns.value, columns.quality]
+
+
+@pytest.mark.parametrize(
+    "case", sorted(CASES.glob("*/*/")), ids=lambda case: f"{case.parent.name}-{case.name}"
+)
+def test_case(case: Path) -> None:
+    expected = json.loads((case / "expected.json").read_text())
+    got = decode(case.parent.name, (case / "payload").read_bytes())
+    if "refused" in expected:
+        assert isinstance(got, str)
+        assert got.startswith(expected["refused"])
+    else:
+        assert got == [tuple(reading) for reading in expected["readings"]]
+
+
+def test_every_format_has_cases_and_every_folder_a_format() -> None:
+    assert {folder.name for folder in CASES.iterdir()} == set(FORMATS)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_came_before_is_left_alone(format_: str) -> None:
+    columns = Columns()
+    for case in sorted((CASES / format_).iterdir()):
+        before = [list(column)[:] for column in parallel(columns)]
+        texts = dict(columns.texts)
+        decode(format_, (case / "payload").read_bytes(), columns)
+        for earlier, column in zip(before, parallel(columns), strict=True):
+            assert str(list(column)[: len(earlier)]) == str(earlier)
+        assert texts.items() <= columns.texts.items()
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@given(data=st.data())
+def test_no_payload_raises(format_: str, data: st.DataObject) -> None:
+    """Random bytes, and the cases' payloads with bytes changed, dropped and doubled."""
+    seeds = [(case / "payload").read_bytes() for case in sorted((CASES / format_).iterdir())]
+    payload = bytearray(data.draw(st.one_of(st.sampled_from(seeds), st.binary(max_size=100)))[:2000])
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(payload)))
+        piece = data.draw(st.one_of(st.binary(max_size=4), st.just(bytes(payload[at : at + 8]))))
+        payload[at : at + data.draw(st.integers(0, 3))] = piece
+    decode(format_, bytes(payload))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_deep_and_long_payloads_are_refused_in_time(format_: str) -> None:
+    for payload in (
+        b"[" * 200_000,
+        b'{"a":' * 50_000,
+        b'{"a":[' + b"[" * 200_000,
+        b" " * 200_000,
+        b'{"a":"' * 30_000,
+    ):
+        assert isinstance(decode(format_, payload), str)

@@ -1,0 +1,81 @@
+"""`edge check`: findings beyond syntax, and what one message would become."""
+
+from pathlib import Path
+
+from edge_agent.check import check, try_message
+from edge_agent.config import Coap, GatewayConfig, Mapping
+
+
+def findings(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "gateway.toml"
+    path.write_text(f"gateway = 'g'\nspool.free_bytes_min = 0\n{text}")
+    found = check(path)
+    assert all(line.startswith(f"{path}: ") for line in found)
+    return [line.removeprefix(f"{path}: ") for line in found]
+
+
+def test_a_good_config_has_no_findings(tmp_path: Path) -> None:
+    assert findings(tmp_path, "coap = {}\nmqtt = {}") == []
+
+
+def test_a_shared_subscription_counts_as_its_topic(tmp_path: Path) -> None:
+    assert findings(tmp_path, "mqtt.topics = ['$share/agents/devices/+/telemetry']") == []
+
+
+def test_config_errors_are_findings(tmp_path: Path) -> None:
+    assert findings(tmp_path, "coap = {}\nuplink.batch_age_s_max = -1") == [
+        "uplink.batch_age_s_max must be >= 0, got -1"
+    ]
+
+
+def test_a_topic_that_no_mapping_covers(tmp_path: Path) -> None:
+    [none, some] = findings(tmp_path, "mqtt.topics = ['plant/+/state', 'devices/#', 'devices/a/telemetry']")
+    assert "'plant/+/state' brings messages, and no mapping matches them" in none
+    assert "'devices/#' brings some messages that no mapping matches" in some
+
+
+def test_a_mapping_that_nothing_reaches(tmp_path: Path) -> None:
+    [unfed, shadowed] = findings(
+        tmp_path,
+        "mqtt.topics = ['a/+/b']\n"
+        "mappings = [{topic = 'a/{device}/b'}, {topic = 'x/{device}'}, {topic = 'a/+/{device}'},"
+        " {topic = 'a/{device}/b'}]",
+    )
+    assert "no message comes to 'x/{device}'" in unfed
+    assert "'a/{device}/b' is never reached" in shadowed
+
+
+def test_a_coap_mapping_is_reached_only_with_coap(tmp_path: Path) -> None:
+    mapping = "mappings = [{}, {topic = 'telemetry/{device}', units = {power = 'kW'}}]"
+    assert findings(tmp_path, f"coap = {{}}\nmqtt = {{}}\n{mapping}") == []
+    assert "no message comes to" in findings(tmp_path, f"mqtt = {{}}\n{mapping}")[0]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    [mqtt, uplink] = findings(tmp_path, "mqtt.password_file = 'nope'\nuplink.tls.ca_file = 'nope.pem'")
+    assert mqtt.startswith("mqtt: cannot read password_file")
+    assert "nope.pem" in uplink
+
+
+def test_a_spool_without_a_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is not a directory" in findings(tmp_path, "coap = {}\nspool.path = 'file/spool'")[0]
+
+
+def test_a_spool_without_room(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(f"gateway = 'g'\ncoap = {{}}\nspool.free_bytes_min = {2**62}\n")
+    assert "Make room or lower it" in check(path)[0]
+
+
+def test_trying_a_message() -> None:
+    config = GatewayConfig(gateway="g", coap=Coap(), mappings=(Mapping(units={"power": "kW"}),))
+    payload = b'{"ts": "2026-01-31T12:00:00.5Z", "power": 1830.25, "state": "ok", "gust": null}'
+    assert try_message(config, "devices/t1/telemetry", payload) == [
+        "t1  power = 1830.25 kW  at 2026-01-31T12:00:00.500+00:00",
+        "t1  state = 'ok'  at 2026-01-31T12:00:00.500+00:00",
+    ]
+    arrival = try_message(config, "telemetry/t1", b'{"power": 1}')
+    assert arrival[0].endswith("(its arrival)")
+    assert try_message(config, "x/y", payload) == "topic 'x/y' matches no mapping in gateway.toml"
+    assert try_message(config, "telemetry/t1", b"") == "the payload is empty"
