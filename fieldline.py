@@ -31,6 +31,8 @@ Url = Annotated[
     Optional[str],  # noqa: UP045 - as typer's documentation has it
     typer.Option(help="ClickHouse, as http://user:password@host:port/. Default: $CLICKHOUSE_URL, then localhost."),
 ]
+Address = Optional[str]  # noqa: UP045 - as typer's documentation has it
+SAMPLE = Path(__file__).parent / "data" / "la_haute_borne" / "2015-03.csv"
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 
 
@@ -73,9 +75,18 @@ def edge_check(
     ] = None,
 ) -> None:
     """Check a config file: every problem as a sentence that names the file and the key."""
-    from edge_agent.check import run
+    from edge_agent.check import check, try_message
+    from edge_agent.config import load
 
-    _exit(run(config, try_))
+    if findings := check(config):
+        print("\n".join(findings), file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"{config}: no problems found")
+    if try_ is not None:
+        outcome = try_message(load(config), try_[0], try_[1].encode())
+        if isinstance(outcome, str):
+            raise FieldlineError(f"it would become a dead letter: {outcome}")
+        print("\n".join(outcome) or "it would give no reading: all its values are null")
 
 
 @edge_app.command("spool")
@@ -129,6 +140,100 @@ def analytics_migrate(url: Url = None) -> None:
     from analytics.migrate import run
 
     _exit(run(url))
+
+
+@app.command("demo")
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the demo keeps its data; a second run continues.")
+    ] = Path("var/demo"),
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Stop sending after so many seconds; default: at the recording's end or Ctrl-C."),
+    ] = None,
+    csv: Annotated[Path, typer.Option(help="The recording of wind turbines to replay.")] = SAMPLE,
+    speed: Annotated[
+        float, typer.Option(help="Seconds of recorded time per second; 0: as fast as it goes.")
+    ] = 3600.0,
+    mqtt_port: Annotated[int, typer.Option(help="Port of the device broker.")] = 1883,
+    coap_port: Annotated[int, typer.Option(help="UDP port of the agent's CoAP server.")] = 5683,
+    trunk_port: Annotated[int, typer.Option(help="Port of the trunk's broker.")] = 1884,
+    clickhouse_port: Annotated[int, typer.Option(help="Port of ClickHouse.")] = 8123,
+) -> None:
+    """Four wind turbines, end to end, on this machine; ends with the books, exit status 0 if they are right."""
+    import asyncio
+
+    from proof.demo import Options, run
+    from proof.stack import Ports
+
+    logging.getLogger().setLevel(logging.WARNING)
+    ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
+    fleet = ("--csv", str(csv), "--speed", str(speed))
+    _exit(asyncio.run(run(Options(directory, ports, fleet, seconds))))
+
+
+@app.command("simulate")
+def simulate(
+    mqtt: Annotated[Address, typer.Option(metavar="HOST:PORT", help="The device broker.")] = None,
+    coap: Annotated[Address, typer.Option(metavar="HOST:PORT", help="The agent's CoAP server.")] = None,
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Replay this recording instead of synthetic devices."),
+    ] = None,
+    speed: Annotated[float, typer.Option(help="With --csv: recorded seconds per second; 0: no waiting.")] = 600.0,
+    devices: Annotated[int, typer.Option(min=1, help="Synthetic devices.")] = 100,
+    rate: Annotated[float, typer.Option(min=0.001, help="Messages per second of each synthetic device.")] = 1.0,
+    metrics: Annotated[int, typer.Option(min=1, max=8, help="Metrics per message of synthetic devices.")] = 4,
+    coap_share: Annotated[float, typer.Option(min=0, max=1, help="The share of devices that use CoAP.")] = 0.25,
+    poison: Annotated[float, typer.Option(min=0, max=1, help="The share of messages that are broken.")] = 0.0,
+    connections: Annotated[int, typer.Option(min=1, help="MQTT connections, and CoAP ports.")] = 4,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Stop sending after so many seconds."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the made-up values.")] = 1,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Write the counts here as JSON, twice a second."),
+    ] = None,
+    journal: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Write every acknowledged message here, as a line of JSON."),
+    ] = None,
+) -> None:
+    """Run a fleet of devices over MQTT and CoAP; counts what was acknowledged to them."""
+    from firmware_stubs.fleet import FleetOptions
+    from firmware_stubs.fleet import main as run
+
+    _exit(
+        run(
+            FleetOptions(
+                mqtt=_address(mqtt),
+                coap=_address(coap),
+                csv=csv,
+                speed=speed,
+                devices=devices,
+                rate_hz=rate,
+                metrics=metrics,
+                coap_share=coap_share,
+                poison=poison,
+                connections=connections,
+                seconds=seconds,
+                seed=seed,
+                report=report,
+                journal=journal,
+            )
+        )
+    )
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise FieldlineError(f"{text!r} must be HOST:PORT, e.g. 127.0.0.1:1883")
+    return host, int(port)
 
 
 @app.command("sql")

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from telemetry.config import Name, Port, Section, load_toml
+from telemetry.wire import WIRE_BYTES_MAX
 
 
 def _topic_filter(topic: str) -> str:
@@ -53,6 +54,9 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Annotated[str, StringConstraints(max_length=32)]
+
+BATCH_BYTES_MAX = WIRE_BYTES_MAX * 3 // 4
+"""Uncompressed, so that a batch which cannot be compressed stays below the trunk's limit."""
 
 
 class Mqtt(Broker):
@@ -104,7 +108,7 @@ class Uplink(Broker):
 
     partitions: Annotated[int, Field(ge=1, le=65536)] = 16
     batch_rows_max: Annotated[int, Field(ge=1, le=500_000)] = 10_000
-    batch_bytes_max: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)] = 1024 * 1024
+    batch_bytes_max: Annotated[int, Field(ge=4096, le=BATCH_BYTES_MAX)] = 1024 * 1024
     batch_age_s_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     window_batches_max: Annotated[int, Field(ge=1)] = 16
     resend_s: Seconds = 10.0

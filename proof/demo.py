@@ -15,7 +15,7 @@ from pathlib import Path
 from ingest.clickhouse.client import Client, ClickHouseError
 from proof.account import Account, Totals, totals
 from proof.display import Display, Sample
-from proof.stack import Ports, Stack, read_report
+from proof.stack import FIELDLINE, Ports, Stack, read_report
 from telemetry.errors import FieldlineError
 
 SETTLE_S_MAX = 120.0
@@ -95,8 +95,6 @@ async def _send(
 
 def fleet_command(ports: Ports, report: Path) -> list[str]:
     """`fieldline simulate` against the stack's device side."""
-    from proof.stack import FIELDLINE
-
     return [
         *FIELDLINE,
         "simulate",

@@ -53,10 +53,15 @@ def _sentence(finding: dict[str, object]) -> str:
         return f"{key} is missing"
     if kind == "extra_forbidden":
         return f"{key} is not a known key"
+    if kind == "model_type":
+        message = "be a table"
     message = re.sub(r"^(Input|String|Value error,) ?(should )?", "", message)
     message = message.replace("greater than or equal to", ">=").replace("less than or equal to", "<=")
     message = message.replace("greater than", ">").replace("less than", "<")
     if kind == "value_error":
         return f"{key}: {message}" if key else message
-    shown = "***" if "password" in key else repr(given)
+    if isinstance(given, dict | list | tuple):  # not repeated: a password may be in it
+        shown = "a table" if isinstance(given, dict) else "a list"
+    else:
+        shown = "***" if "password" in key else repr(given)
     return f"{key} must {message}, got {shown}"

@@ -1,4 +1,4 @@
-"""For tests of the CoAP collector: a collector that runs, a stage behind it, and a device that speaks datagrams."""
+"""For tests of the CoAP collector: a running collector, a stage behind it, a device that speaks datagrams."""
 
 import asyncio
 import socket

@@ -2,8 +2,8 @@
 
 aiocoap 0.4.17 is taken below its `create_server_context`, for four reasons:
 - That binds with SO_REUSEPORT: a second agent on the port would take half of the messages instead of failing.
-- It remembers a request for 247 s as objects of some kilobytes, without a limit: 100 requests per second cost
-  more than 100 MB. `Recent` keeps what a repetition needs: the acknowledgement's bytes.
+- It remembers a request for 247 s as objects of 2.7 kB, without a limit: 100 requests per second cost 66 MB,
+  1000 cost 660. `Recent` keeps what a repetition needs, the acknowledgement's bytes, in 0.45 kB.
 - It reads 4096 bytes of a datagram and drops the rest silently.
 - A datagram that it cannot parse ends in a traceback in the log.
 
