@@ -163,13 +163,18 @@ def demo(
     """Four wind turbines, end to end, on this machine; ends with the books, exit status 0 if they are right."""
     import asyncio
 
+    from firmware_stubs.replay import devices
     from proof.demo import Options, run
     from proof.stack import Ports
 
     logging.getLogger().setLevel(logging.WARNING)
+    try:
+        names = devices(csv)
+    except (OSError, ValueError) as error:
+        raise FieldlineError(f"cannot replay {csv}: {error}") from error
     ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
-    _exit(asyncio.run(run(Options(directory, ports, fleet, seconds))))
+    _exit(asyncio.run(run(Options(directory, ports, fleet, names, seconds))))
 
 
 @app.command("simulate")

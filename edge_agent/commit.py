@@ -4,7 +4,7 @@ Collectors call `deliver`, which decodes at once into the open group's columns. 
 after another in the spool's thread; while one commit waits for the disk the next group grows, so the slower
 the disk, the larger the groups. Only after the commit are the group's deliveries settled, in order of
 arrival (invariant 1). A group that cannot be committed now (spool full, disk error) is kept and tried again;
-meanwhile `deliver` blocks, and the collectors push back to their senders.
+meanwhile `deliver` takes nothing and blocks, and the collectors push back to their senders.
 
 Limits: the open group takes no more deliveries at commit_records_max records or GROUP_BYTES_MAX of texts and
 dead letters.
@@ -87,9 +87,12 @@ class GroupCommit:
         self.counts.messages += len(messages.payloads)
         self.counts.repeated += len(repeated)
         self.counts.dead_letters += len(refused)
-        if len(group.columns) >= self._config.commit_records_max or group.payload_bytes >= GROUP_BYTES_MAX:
+        if self._is_full(group):
             self._room.clear()
         self._filled.set()
+
+    def _is_full(self, group: Group) -> bool:
+        return len(group.columns) >= self._config.commit_records_max or group.payload_bytes >= GROUP_BYTES_MAX
 
     def _is_repeated(self, key: int) -> bool:
         return self._spool.knows(key) or key in self._committing.known or key in self._open.known
@@ -130,7 +133,11 @@ class GroupCommit:
                 return
 
     def _say(self, trouble: str) -> None:
-        """Log a trouble when it begins and when it ends, not at every attempt."""
+        """Log a trouble when it begins and when it ends, not at every attempt. Meanwhile nothing is taken."""
+        if trouble:
+            self._room.clear()
+        elif self.trouble and not self._is_full(self._open):
+            self._room.set()
         if bool(trouble) != bool(self.trouble):
             log.warning("%s", trouble or "The spool takes records again.")
         self.trouble = trouble

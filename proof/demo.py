@@ -25,11 +25,12 @@ SAMPLE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `fieldline demo --help`. `fleet` are the arguments of `fieldline simulate`."""
+    """See `fieldline demo --help`. fleet: arguments of `fieldline simulate`; devices: the fleet's names."""
 
     directory: Path
     ports: Ports
     fleet: Sequence[str]
+    devices: Sequence[str]
     seconds: float | None = None
 
 
@@ -45,18 +46,18 @@ async def run(options: Options) -> int:
     async with stack.running():
         client = await asyncio.to_thread(stack.client)
         try:
-            before = await settled(stack, client, stopping)
+            before = await settled(options, stack, client, stopping)
             display.say_how_to_look()
-            sent = await _send(options, stack, client, display, stopping)
+            sent_count = await _send(options, stack, client, display, stopping)
             display.say("The fleet has stopped; waiting for the last receipts.")
-            account = await close_books(client, sent, before)
+            account = await close_books(client, sent_count, before, options.devices)
         finally:
             await asyncio.to_thread(client.close)
     display.end(account)
     return 0 if account.holds else 1
 
 
-async def settled(stack: Stack, client: Client, stopping: asyncio.Event) -> Totals:
+async def settled(options: Options, stack: Stack, client: Client, stopping: asyncio.Event) -> Totals:
     """Wait until the spool of a former run is delivered; the tables' content is the baseline."""
     deadline_s = time.monotonic() + SETTLE_S_MAX
     while (status := await asyncio.to_thread(stack.spool_status)) is None or status.records:
@@ -68,7 +69,7 @@ async def settled(stack: Stack, client: Client, stopping: asyncio.Event) -> Tota
                 f"{stack.programs['ingest'].tail()}"
             )
         await asyncio.sleep(0.1)
-    return await asyncio.to_thread(totals, client)
+    return await asyncio.to_thread(totals, client, options.devices)
 
 
 async def _send(
@@ -112,13 +113,15 @@ def sent(counts: dict[str, int]) -> int:
     return counts.get("readings_acked", 0) + counts.get("poison_acked", 0)
 
 
-async def close_books(client: Client, sent_count: int, before: Totals) -> Account:
+async def close_books(
+    client: Client, sent_count: int, before: Totals, devices: Sequence[str] = ()
+) -> Account:
     """Wait until the tables hold what devices were told, or nothing has changed for QUIET_S_MAX."""
     account = Account.of(sent_count, before, before)
     changed_s = time.monotonic()
     while time.monotonic() - changed_s < QUIET_S_MAX:
         try:
-            now = await asyncio.to_thread(totals, client)
+            now = await asyncio.to_thread(totals, client, devices)
         except (ClickHouseError, FieldlineError):
             now = None
         if now is not None:

@@ -3,16 +3,16 @@
   POST /telemetry/{device}   the payload in the format that gateway.toml gives the topic telemetry/{device}
   GET /.well-known/core      what is there (RFC 6690)
 
-Each request is a chunk of one message. Its answer waits for the commit; when that takes longer than 0.1 s
-aiocoap sends an empty acknowledgement first and the answer later (RFC 7252 5.2.2). The answers:
+Each request is a chunk of one message. Its answer waits for the commit and is the acknowledgement itself
+(piggybacked, RFC 7252 5.2.1). There is no empty acknowledgement before it: that would end the device's
+retransmissions before the message is durable, and an agent that is killed then could never answer. The answers:
 
   2.04  its readings are durable               4.04, 4.05, 4.02  there is nothing, not so, not understood
   4.00  it is a dead letter, durable, and why  4.08  blocks are missing: begin anew
   5.03  not now, try again after Max-Age       4.13  the body is too long; Size1 says how long it may be
 
-5.03 comes without touching the message when requests_max others wait, and when the spool has not committed
-after commit_wait_s_max. In the second case the message may still become durable, unacknowledged: a device
-that sends it again as a new message has sent two.
+5.03 means that the message was not taken: requests_max others wait, or the spool has not taken it for
+commit_wait_s_max. A message that was taken gets no answer but the one after its commit, however late.
 
 Repetitions. While the agent runs, a request whose message id comes again is answered again and not collected
 again (`coap_endpoint.Recent`). After a restart that memory is empty, so for EXCHANGE_LIFETIME_S every message
@@ -158,10 +158,7 @@ class CoapCollector:
         return response
 
     async def _collect(self, request: Any, body: bytes) -> Any:
-        """Hand a message over, wait for its commit, and say what became of it.
-
-        A wait that ends early is safe: either `deliver` has not taken the message, or it will be durable.
-        """
+        """Hand a message over, wait for its commit, and say what became of it."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def settle(outcome: Outcome) -> None:
@@ -172,7 +169,7 @@ class CoapCollector:
         try:
             async with asyncio.timeout(self._config.commit_wait_s_max):
                 await self._deliver(Delivery(self._chunk(request, body), settle))
-                outcome = await done
+            outcome = await done
         except TimeoutError:
             return _not_now("the gateway's spool takes no messages at present")
         finally:

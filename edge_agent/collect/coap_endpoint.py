@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiocoap.messagemanager import MessageManager
+from aiocoap.numbers.constants import TransportTuning
 from aiocoap.numbers.types import ACK, CON
 from aiocoap.protocol import Context
 from aiocoap.tokenmanager import TokenManager
@@ -97,6 +98,15 @@ class _Bytes:
         return self.data
 
 
+class _Patient(TransportTuning):  # type: ignore[misc]  # aiocoap has no annotations
+    """No empty acknowledgement before the answer, as long as a device may wait for it."""
+
+    EMPTY_ACK_DELAY = EXCHANGE_LIFETIME_S
+
+
+_PATIENT = _Patient()
+
+
 class _Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotations
     """aiocoap's message layer with a bounded memory of requests."""
 
@@ -113,6 +123,10 @@ class _Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotat
         if message.mtype is CON and answer is not None:
             self._send_via_transport(_Bytes(message.remote.as_response_address(), answer))
         return True
+
+    def _process_request(self, request: Any) -> None:
+        request.transport_tuning = _PATIENT
+        super()._process_request(request)
 
     def _store_response_for_duplicates(self, message: Any) -> None:
         if message.mtype is ACK:  # a separate response has a message id of its own, and repeats itself

@@ -77,7 +77,8 @@ def connect(
     """
     where = address(url)
     # Its warnings repeat, with a traceback, what the raised error says.
-    logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
+    for library in ("clickhouse_connect", "urllib3"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     own_pool = get_pool_manager(ca_cert=where.ca_file) if where.is_loopback else None
     options: dict[str, object] = {"dedicated_pool": True, "ca_cert": where.ca_file}
     if own_pool is not None:
