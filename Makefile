@@ -1,15 +1,17 @@
 # Each target sets up what it needs on a machine that has Python 3.11 or newer, pip, git and make.
 
 SECONDS ?=
+SEED ?= 7
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= var/demo
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo drill test check bench format clean
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
+	@echo "make drill [SECONDS=60 SEED=7]  kill every part at random moments, then check the books"
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
 	@echo "make check              ruff, mypy, import layers"
 	@echo "make bench              speed and size as ratios, as a table and as JSON"
@@ -29,6 +31,10 @@ $(BIN)/.dev: $(BIN)/.run
 
 demo: $(BIN)/.run
 	@$(BIN)/fieldline demo --dir $(DEMO_DIR) $(if $(SECONDS),--seconds $(SECONDS))
+
+drill: $(BIN)/.run
+	@./tests/install-tools || true
+	@$(BIN)/fieldline drill $(if $(SECONDS),--seconds $(SECONDS)) --seed $(SEED)
 
 test: $(BIN)/.dev
 	@./tests/install-tools

@@ -152,9 +152,7 @@ def demo(
         typer.Option(help="Stop sending after so many seconds; default: at the recording's end or Ctrl-C."),
     ] = None,
     csv: Annotated[Path, typer.Option(help="The recording of wind turbines to replay.")] = SAMPLE,
-    speed: Annotated[
-        float, typer.Option(help="Seconds of recorded time per second; 0: as fast as it goes.")
-    ] = 3600.0,
+    speed: Annotated[float, typer.Option(help="Seconds of recorded time per second; 0: as fast as it goes.")] = 3600.0,
     mqtt_port: Annotated[int, typer.Option(help="Port of the device broker.")] = 1883,
     coap_port: Annotated[int, typer.Option(help="UDP port of the agent's CoAP server.")] = 5683,
     trunk_port: Annotated[int, typer.Option(help="Port of the trunk's broker.")] = 1884,
@@ -165,7 +163,7 @@ def demo(
 
     from firmware_stubs.replay import devices
     from proof.demo import Options, run
-    from proof.stack import Ports
+    from proof.ports import Ports
 
     logging.getLogger().setLevel(logging.WARNING)
     try:
@@ -175,6 +173,24 @@ def demo(
     ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
     _exit(asyncio.run(run(Options(directory, ports, fleet, names, seconds))))
+
+
+@app.command("drill")
+def drill(
+    seconds: Annotated[float, typer.Option(min=1, help="How long to strike.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Draws the schedule of faults.")] = 7,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Write the outcome here as JSON."),
+    ] = None,
+) -> None:
+    """Kill and hang every part of the pipeline at random moments, then check the books, by count and value."""
+    import asyncio
+
+    from proof.drill import Options, run
+
+    logging.getLogger().setLevel(logging.ERROR)
+    _exit(asyncio.run(run(Options(seconds, seed, report))))
 
 
 @app.command("simulate")

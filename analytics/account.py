@@ -53,8 +53,7 @@ def fetch(client: Client) -> list[Row]:
     except ClickHouseError as error:
         if getattr(error, "code", None) in {UNKNOWN_TABLE, UNKNOWN_DATABASE}:
             raise FieldlineError(
-                "There is no database fieldline with a view accounting yet."
-                " Run `fieldline analytics migrate`."
+                "There is no database fieldline with a view accounting yet. Run `fieldline analytics migrate`."
             ) from error
         raise
     rows = [Row(*row[:-1]) for row in found]

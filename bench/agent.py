@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.parts import StandInCloud, connected, free_ports, publish_all, resident_mb, stack, until
+from bench.parts import StandInCloud, connected, publish_all, resident_mb, stack, until
+from proof.ports import free_ports
 
 SAMPLE = Path(__file__).parent.parent / "data" / "la_haute_borne" / "2015-03.csv"
 DEVICES, MESSAGES_PER_DEVICE = 1000, 30

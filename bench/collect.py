@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.parts import connected, cpu_s, free_ports, publish_all, stack, until
+from bench.parts import connected, cpu_s, publish_all, stack, until
+from proof.ports import free_ports
 
 MESSAGES, DEVICES, ROUNDS = 60_000, 100, 3
 METRICS = 3
@@ -52,8 +53,7 @@ async def _run(directory: Path) -> list[Figure]:
         for i in range(MESSAGES)
     ]
     async with pipeline.running(["device-broker"]):
-        for _ in range(ROUNDS):
-            bare.append(await _paho(pipeline.ports.mqtt, messages))
+        bare += [await _paho(pipeline.ports.mqtt, messages) for _ in range(ROUNDS)]
         await pipeline.start("edge")
         for round_ in range(ROUNDS + 1):  # the first one warms up
             began = cpu_s(pipeline.programs["edge"].pid)

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from bench.figure import Figure
-from bench.parts import connected, free_ports, publish_all, stack
+from bench.parts import connected, publish_all, stack
 from broker_bridge import contract
 from broker_bridge.mqtt.client import Connection, Messages, Options
 from ingest.clickhouse.client import INSERT_SETTINGS, Client, known
 from ingest.tables import READINGS
+from proof.ports import free_ports
 from telemetry import wire
 from telemetry.columns import Columns, Series
 

@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.parts import connected, free_ports, stack, until
+from bench.parts import connected, stack, until
 from ingest.clickhouse.client import Client
+from proof.ports import free_ports
 
 PROBES, EVERY_S, LOOK_EVERY_S = 120, 0.11, 0.02
 

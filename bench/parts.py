@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import shutil
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -13,34 +11,16 @@ from broker_bridge import contract
 from broker_bridge.contract import Receipt
 from broker_bridge.mqtt.client import Connection, Messages, Options
 from ingest.decode import decode
-from proof.stack import Stack, embedded_broker
-from proof.stack import Ports as Ports
+from proof.ports import Ports
+from proof.stack import Stack, embedded_broker, mosquitto, mosquitto_broker
 from telemetry.ranges import SeqRanges
-
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_ports() -> Ports:
-    """Four ports that nobody uses now."""
-    with contextlib.ExitStack() as held:
-        numbers = []
-        for _ in range(4):
-            probe = held.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            numbers.append(probe.getsockname()[1])
-    return Ports(*numbers)
 
 
 def broker_command(directory: Path, port: int) -> Sequence[str]:
     """Mosquitto where it is installed, else the embedded broker."""
-    if MOSQUITTO is None:
-        return embedded_broker(port)
-    config = directory / f"mosquitto-{port}.conf"
-    config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 1000\n"
-        "user root\n"
-    )
-    return (MOSQUITTO, "-c", str(config))
+    directory.mkdir(parents=True, exist_ok=True)
+    program = mosquitto()
+    return mosquitto_broker(program, port, directory) if program else embedded_broker(port)
 
 
 def stack(directory: Path, ports: Ports) -> Stack:
@@ -136,10 +116,11 @@ def resident_mb(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 1e6
 
 
-async def until(condition: object, what: str, seconds_max: float = 120.0) -> None:
-    """Poll until a condition holds."""
-    assert callable(condition)
-    async with asyncio.timeout(seconds_max):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.02)
-    del what
+async def until(condition: Callable[[], bool], what: str, seconds_max: float = 120.0) -> None:
+    """Poll a condition (called in a thread). Raises TimeoutError that says `what` did not come about."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            while not await asyncio.to_thread(condition):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(f"not within {seconds_max:g} s: {what}") from None

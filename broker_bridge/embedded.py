@@ -49,9 +49,7 @@ def run(host: str = "127.0.0.1", port: int = 1883, *, segments_max: int = SEGMEN
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     failed: list[str] = []
-    thread = threading.Thread(
-        target=_serve, args=(config(host, port, segments_max), failed, stop), daemon=True
-    )
+    thread = threading.Thread(target=_serve, args=(config(host, port, segments_max), failed, stop), daemon=True)
     thread.start()
     if _listens(host, port, stop) and not failed:
         print(f"MQTT broker (rumqttd) listens on {host}:{port}; it keeps nothing over a restart", flush=True)

@@ -123,9 +123,7 @@ class Uplink:
     async def _session(self, backoff: Backoff) -> None:
         connection = await Connection.open(self._options, self._on_messages)
         try:
-            await connection.subscribe(
-                [contract.receipt_topic(self._gateway), contract.worker_topic(self._partition)]
-            )
+            await connection.subscribe([contract.receipt_topic(self._gateway), contract.worker_topic(self._partition)])
             backoff.reset()
             self._connected = True
             self._say(f"connected to {self._options.host}:{self._options.port}, waiting for a receipt")
@@ -238,9 +236,7 @@ class Uplink:
         found = self._source.read(after, rows_max, self._limits.batch_bytes_max)
         if found is None:
             return None
-        header = wire.Header(
-            self._gateway, self._source.epoch, found.first_seq, found.last_seq - found.first_seq + 1
-        )
+        header = wire.Header(self._gateway, self._source.epoch, found.first_seq, found.last_seq - found.first_seq + 1)
         if isinstance(found, Loss):
             payload = wire.encode_loss(header, found.reason, found.declared_at)
             return found.first_seq, found.last_seq, payload

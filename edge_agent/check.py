@@ -39,8 +39,7 @@ def _topics(config: GatewayConfig) -> list[str]:
         some = any(_meets(parts, segments) for parts in patterns)
         what = "some messages that no mapping matches" if some else "messages, and no mapping matches them"
         findings.append(
-            f"mqtt.topics: {topic!r} brings {what}; they become dead letters. "
-            "Add a mapping or narrow the topic."
+            f"mqtt.topics: {topic!r} brings {what}; they become dead letters. Add a mapping or narrow the topic."
         )
     return findings
 

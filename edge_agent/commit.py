@@ -122,9 +122,7 @@ class GroupCommit:
                     self._thread, self._spool.append, group.columns, group.keys, self._clock.now_ms()
                 )
             except (SpoolFullError, sqlite3.Error, OSError) as error:
-                self._say(
-                    str(error) if isinstance(error, SpoolFullError) else f"cannot write the spool: {error}"
-                )
+                self._say(str(error) if isinstance(error, SpoolFullError) else f"cannot write the spool: {error}")
                 await asyncio.sleep(RETRY_S)
             else:
                 self._say("")

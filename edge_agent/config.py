@@ -31,9 +31,7 @@ def _pattern(topic: str) -> str:
     segments = topic.split("/")
     others = [segment for segment in segments if segment not in ("+", "{device}")]
     if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
-        raise PydanticCustomError(
-            "pattern", "have segments of text or +, and {device} as exactly one whole segment"
-        )
+        raise PydanticCustomError("pattern", "have segments of text or +, and {device} as exactly one whole segment")
     return topic
 
 

@@ -80,12 +80,12 @@ async def _work(
                 tasks.create_task(collector.run(commit.deliver), name=f"collect-{name}")
             tasks.create_task(health.run(), name="health")
             await stopping.wait()
-            raise _Stopping
+            raise _Stopping  # noqa: TRY301 - how a TaskGroup is told to cancel its tasks
     except* _Stopping:
         pass
 
 
-class _Stopping(Exception):  # noqa: N818 - not an error: how a TaskGroup is told to cancel its tasks
+class _Stopping(Exception):  # noqa: N818 - not an error
     pass
 
 

@@ -367,9 +367,7 @@ def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -
             raise FieldlineError(f"cannot open the spool in {config.path}: {error}") from error
         aside = config.path.with_name(f"{config.path.name}.corrupt-{time.time_ns()}")
         config.path.rename(aside)
-        log.error(
-            "The spool in %s is corrupt (%s): kept as %s, a new epoch begins.", config.path, error, aside
-        )
+        log.error("The spool in %s is corrupt (%s): kept as %s, a new epoch begins.", config.path, error, aside)
         return Spool(config, gateway, series_max)
     except OSError as error:
         raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error
@@ -400,13 +398,11 @@ def _status(db: sqlite3.Connection) -> Status:
             "coalesce((SELECT received_at FROM chunks ORDER BY first_seq LIMIT 1), 0) FROM chunks"
         ).fetchone()
         loss_end, lost = db.execute(
-            "SELECT coalesce(max(last_seq) + 1, 1), coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) "
-            "FROM losses",
+            "SELECT coalesce(max(last_seq) + 1, 1), coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) FROM losses",
             (mark,),
         ).fetchone()
         pages, free, size = (
-            db.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "freelist_count", "page_size")
+            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
     finally:
         db.execute("ROLLBACK")

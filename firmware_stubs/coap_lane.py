@@ -41,8 +41,7 @@ class CoapLanes:
         """started_s: time.monotonic() at which `due_s` is 0."""
         contexts = [await Context.create_client_context() for _ in range(self.ports)]
         lanes = [
-            asyncio.create_task(self._lane(context, messages, started_s), name="coap-lane")
-            for context in contexts
+            asyncio.create_task(self._lane(context, messages, started_s), name="coap-lane") for context in contexts
         ]
         try:
             while not all(lane.done() for lane in lanes) and not self.stop.is_set():

@@ -38,9 +38,7 @@ class MqttLane:
         self._lock = threading.Lock()
         self._waiting: dict[int, Message] = {}
         self._early: set[int] = set()
-        self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False
-        )
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
         self._client.max_inflight_messages_set(inflight_max)
         self._client.reconnect_delay_set(1, RECONNECT_S_MAX)
         self._client.on_publish = self._on_publish

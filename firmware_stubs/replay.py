@@ -34,8 +34,6 @@ def messages(path: Path, only: set[str], speed: float) -> Iterator[Message]:
                 start_s = at_s
             if row[0] not in only:
                 continue
-            values = {
-                metric: float(cell) if cell else None for metric, cell in zip(metrics, row[2:], strict=True)
-            }
+            values = {metric: float(cell) if cell else None for metric, cell in zip(metrics, row[2:], strict=True)}
             due_s = max(0.0, at_s - start_s) / speed if speed else 0.0
             yield make(row[0], due_s, round(at_s * 1000), values)

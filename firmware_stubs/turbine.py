@@ -35,9 +35,7 @@ class Turbine:
         self._lock = threading.Lock()
         self._backlog: OrderedDict[int, bytes] = OrderedDict()
         self._early: set[int] = set()
-        self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"turbine-{device}", clean_session=False
-        )
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"turbine-{device}", clean_session=False)
         self._client.max_inflight_messages_set(20)
         self._client.max_queued_messages_set(BACKLOG_MAX)
         self._client.reconnect_delay_set(1, 30)

@@ -158,9 +158,7 @@ def _header(schema: pa.Schema, gateway: str) -> tuple[Header, dict[str, str]]:
             "update the older side"
         )
     try:
-        header = Header(
-            metadata["gateway"], metadata["epoch"], int(metadata["first_seq"]), int(metadata["count"])
-        )
+        header = Header(metadata["gateway"], metadata["epoch"], int(metadata["first_seq"]), int(metadata["count"]))
     except (KeyError, ValueError) as error:
         raise WireError(f"the batch's header is incomplete: {error}") from error
     if header.gateway != gateway:

@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 FENCED = "fenced: another worker has taken over"
 RETRY_S_MIN, RETRY_S_MAX = 0.2, 10.0
 
-CONTENT_CODES = frozenset(
-    (6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 131, 168, 190, 321, 349, 407, 469)
-)
+CONTENT_CODES = frozenset((6, 25, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 131, 168, 190, 321, 349, 407, 469))
 """ClickHouse's error codes that say "these rows": parse and convert errors, values out of range, violated
 constraints. Everything else (too many parts, read only, memory, network, password, missing table) can pass,
 and is tried again."""

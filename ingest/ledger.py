@@ -85,8 +85,7 @@ class Ledger:
         )
         self.fence = 1 + max((latest for _, latest in rows), default=0)
         values = ",".join(
-            f"({partition}, {self.fence}, '{self.inserter.worker}', now64(3))"
-            for partition in self.inserter.partitions
+            f"({partition}, {self.fence}, '{self.inserter.worker}', now64(3))" for partition in self.inserter.partitions
         )
         self.inserter.client.command(
             "INSERT INTO fieldline.workers (partition, fence, worker, started_at) "
@@ -117,9 +116,7 @@ class Ledger:
         )
         touched: set[Key] = set()
         for worker, number, created_ms, gateways, epochs, measured_min, measured_max in open_intents:
-            found = self._look_up(
-                created_ms, measured_min, measured_max, set(zip(gateways, epochs, strict=True))
-            )
+            found = self._look_up(created_ms, measured_min, measured_max, set(zip(gateways, epochs, strict=True)))
             count = sum(ranges.count() for ranges in found.values())
             log.info("Intent %d of worker %s was open: %d of its records are stored.", number, worker, count)
             for key, present in found.items():
@@ -134,13 +131,9 @@ class Ledger:
                 f"WHERE worker = '{worker}' AND number = {number} LIMIT 1"
             )
 
-    def _look_up(
-        self, created_ms: int, measured_min: int, measured_max: int, keys: set[Key]
-    ) -> dict[Key, SeqRanges]:
+    def _look_up(self, created_ms: int, measured_min: int, measured_max: int, keys: set[Key]) -> dict[Key, SeqRanges]:
         """Which seqs of these spools stand in the tables under this ingested_at."""
-        at, low, high = (
-            f"fromUnixTimestamp64Milli({ms}, 'UTC')" for ms in (created_ms, measured_min, measured_max)
-        )
+        at, low, high = (f"fromUnixTimestamp64Milli({ms}, 'UTC')" for ms in (created_ms, measured_min, measured_max))
         found: dict[Key, SeqRanges] = {}
         rows = self._rows(
             "SELECT gateway, epoch, arraySort(groupUniqArray(seq)) FROM ("
@@ -160,9 +153,7 @@ class Ledger:
             found.setdefault((gateway, epoch), SeqRanges()).add(first, last)
         return {key: ranges for key, ranges in found.items() if key in keys}
 
-    def declare(
-        self, ranges: list[tuple[str, str, int, int]], measured_min: int, measured_max: int
-    ) -> Intent:
+    def declare(self, ranges: list[tuple[str, str, int, int]], measured_min: int, measured_max: int) -> Intent:
         """Write a new intent, and with it that the former one is done."""
         self.number += 1
         self.last_created_ms = max(self.clock.now_ms(), self.last_created_ms + 1)

@@ -180,9 +180,7 @@ class Worker:
             stamp = {"epoch": "", "seq": 0, "received_at": now_ms, "ingested_at": now_ms}
             self._refused.append({"gateway": gateway, **stamp, **letter})
         if self.downlink is not None:
-            await self.downlink.send_receipt(
-                gateway, Receipt("", 0, worker=self._inserter.worker, refused=reason)
-            )
+            await self.downlink.send_receipt(gateway, Receipt("", 0, worker=self._inserter.worker, refused=reason))
 
     async def _send_receipt(self, key: Key) -> None:
         if self.downlink is None:
@@ -235,9 +233,7 @@ class Worker:
         if statuses:
             now_ms = self._clock.now_ms()
             rows = [_gateway_row(gateway, status, now_ms) for gateway, status in statuses.items()]
-            await self._in_thread(
-                self._inserter.insert, GATEWAYS, pa.Table.from_pylist(rows, GATEWAYS.schema)
-            )
+            await self._in_thread(self._inserter.insert, GATEWAYS, pa.Table.from_pylist(rows, GATEWAYS.schema))
         if refused:
             rows_ = pa.Table.from_pylist(refused, DEAD_LETTERS.schema)
             await self._in_thread(self._inserter.insert, DEAD_LETTERS, rows_)

@@ -59,9 +59,7 @@ class Writer:
 
 def _scope(slices: list[Slice]) -> tuple[list[tuple[str, str, int, int]], int, int]:
     """The seq ranges of a commit, and its earliest and latest measured_at in ms."""
-    ranges = [
-        (part.batch.header.gateway, part.batch.header.epoch, part.first_seq, part.last_seq) for part in slices
-    ]
+    ranges = [(part.batch.header.gateway, part.batch.header.epoch, part.first_seq, part.last_seq) for part in slices]
     times = [part.batch.measured_at[part.start : part.stop] for part in slices if part.rows]
     if not times:
         return ranges, 0, 0

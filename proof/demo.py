@@ -6,16 +6,18 @@ way nothing is torn down before everything that devices were told is safe has a 
 """
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.clickhouse.client import Client, ClickHouseError
+from ingest.clickhouse.client import ClickHouseError, Client
 from proof.account import Account, Totals, totals
 from proof.display import Display, Sample
-from proof.stack import FIELDLINE, Ports, Stack, read_report
+from proof.ports import Ports
+from proof.stack import FIELDLINE, Stack, read_report
 from telemetry.errors import FieldlineError
 
 SETTLE_S_MAX = 120.0
@@ -72,9 +74,7 @@ async def settled(options: Options, stack: Stack, client: Client, stopping: asyn
     return await asyncio.to_thread(totals, client, options.devices)
 
 
-async def _send(
-    options: Options, stack: Stack, client: Client, display: Display, stopping: asyncio.Event
-) -> int:
+async def _send(options: Options, stack: Stack, client: Client, display: Display, stopping: asyncio.Event) -> int:
     """Run the fleet until it ends by itself, by time or by Ctrl-C; what devices had acknowledged."""
     report = options.directory / "fleet.json"
     report.unlink(missing_ok=True)
@@ -113,9 +113,7 @@ def sent(counts: dict[str, int]) -> int:
     return counts.get("readings_acked", 0) + counts.get("poison_acked", 0)
 
 
-async def close_books(
-    client: Client, sent_count: int, before: Totals, devices: Sequence[str] = ()
-) -> Account:
+async def close_books(client: Client, sent_count: int, before: Totals, devices: Sequence[str] = ()) -> Account:
     """Wait until the tables hold what devices were told, or nothing has changed for QUIET_S_MAX."""
     account = Account.of(sent_count, before, before)
     changed_s = time.monotonic()
@@ -137,14 +135,12 @@ async def close_books(
 def _sample(stack: Stack, client: Client, report: Path) -> Sample:
     """What the display shows; parts that do not answer now are left out."""
     rows = latency_ms = None
-    try:
+    with contextlib.suppress(ClickHouseError):
         ((rows, latency_ms),) = client.query(
             "SELECT count(), if(count() = 0, NULL, (SELECT quantile(0.5)(toUnixTimestamp64Milli(ingested_at) - "
             "toUnixTimestamp64Milli(received_at)) FROM fieldline.readings "
             "WHERE ingested_at > now64(3) - INTERVAL 5 SECOND)) FROM fieldline.readings"
         ).result_rows
-    except ClickHouseError:
-        pass
     restarts = {name: p.restarts for name, p in stack.programs.items() if p.restarts}
     return Sample(
         at_s=time.monotonic(),

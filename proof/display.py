@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from edge_agent.spool import Status
 from proof.account import Account
-from proof.stack import Ports
+from proof.ports import Ports
 
 PLAIN_EVERY_S = 5.0
 RATE_OVER_S = 5.0
@@ -42,7 +43,7 @@ class Display:
         self._samples: deque[Sample] = deque()
         self._plain_due_s = 0.0
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()

@@ -8,8 +8,9 @@ reads the state of each part from outside: the spool's file, the tables, the fle
 
 import asyncio
 import contextlib
+import getpass
 import json
-import socket
+import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -19,33 +20,32 @@ from analytics.migrate import migrate
 from edge_agent.health import read_report as read_agent
 from edge_agent.spool import Status, read_status
 from ingest.clickhouse.client import Client, connect
-from proof.supervisor import Program, check_free, tcp_listens
+from proof.ports import Ports
+from proof.supervisor import Program, tcp_listens
 from telemetry.errors import FieldlineError
 
 FIELDLINE = (sys.executable, "-m", "fieldline")
 GATEWAY = "demo-gateway"
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Loopback ports of the stack."""
-
-    mqtt: int = 1883
-    coap: int = 5683
-    trunk: int = 1884
-    clickhouse: int = 8123
-
-    def check_free(self) -> None:
-        """Raises FieldlineError, a sentence, for the first one that is taken."""
-        check_free(self.mqtt, socket.SOCK_STREAM, "the device broker", "--mqtt-port")
-        check_free(self.coap, socket.SOCK_DGRAM, "the agent's CoAP server", "--coap-port")
-        check_free(self.trunk, socket.SOCK_STREAM, "the trunk broker", "--trunk-port")
-        check_free(self.clickhouse, socket.SOCK_STREAM, "ClickHouse", "--clickhouse-port")
-
-
 def embedded_broker(port: int) -> tuple[str, ...]:
     """The command of the embedded broker."""
     return (*FIELDLINE, "broker", "run", "--host", "127.0.0.1", "--port", str(port))
+
+
+def mosquitto() -> str | None:
+    """Where Mosquitto is installed, if it is."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def mosquitto_broker(program: str, port: int, directory: Path) -> tuple[str, ...]:
+    """The command of a Mosquitto without limits on its queues; its config goes into `directory`."""
+    config = directory / f"mosquitto-{port}.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+        f"max_inflight_messages 1000\nuser {getpass.getuser()}\n"
+    )
+    return (program, "-c", str(config))
 
 
 @dataclass(slots=True)

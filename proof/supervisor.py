@@ -84,6 +84,11 @@ class Program:
             self.process.kill()
             self.process.wait()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self.process is not None and self.is_running:
+            self.process.send_signal(number)
+
     async def stop(self, seconds_max: float = STOP_S_MAX) -> int | None:
         """SIGTERM and wait; SIGKILL when it takes too long. The exit status."""
         self._wanted = False
@@ -134,17 +139,3 @@ def tcp_listens(port: int, host: str = "127.0.0.1") -> Probe:
             return False
 
     return probe
-
-
-def check_free(port: int, kind: socket.SocketKind, what: str, option: str) -> None:
-    """Raises FieldlineError, a sentence, when a port is taken."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if kind is socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            protocol = "UDP" if kind is socket.SOCK_DGRAM else "TCP"
-            raise FieldlineError(
-                f"{protocol} port {port} ({what}) is taken. Stop what uses it, or choose another with {option}."
-            ) from None

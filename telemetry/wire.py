@@ -89,9 +89,7 @@ def _metadata(header: Header) -> dict[str, str]:
 
 
 def _stream(metadata: dict[str, str], rows: int, fields: dict[str, Field]) -> bytes:
-    schema = na.Schema(
-        na.Type.STRUCT, fields={name: type_ for name, (type_, _) in fields.items()}, metadata=metadata
-    )
+    schema = na.Schema(na.Type.STRUCT, fields={name: type_ for name, (type_, _) in fields.items()}, metadata=metadata)
     children = list(starmap(_column, fields.values()))
     batch = na.c_array_from_buffers(schema, rows, [None], children=children)
     sink = io.BytesIO()

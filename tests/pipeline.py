@@ -2,45 +2,25 @@
 
 import asyncio
 import contextlib
-import shutil
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from proof.account import Account, Totals
 from proof.demo import close_books, fleet_command, sent
-from proof.stack import Ports, Stack, read_report
+from proof.ports import free_ports
+from proof.stack import Stack, mosquitto, mosquitto_broker, read_report
 from proof.supervisor import Program
 
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 SAMPLE = Path(__file__).parent.parent / "data" / "la_haute_borne" / "2015-03.csv"
-
-
-def free_ports() -> Ports:
-    """Four ports of 127.0.0.1 that nobody uses now, for TCP and UDP."""
-    with contextlib.ExitStack() as held:
-        numbers = []
-        while len(numbers) < 4:
-            tcp = held.enter_context(socket.socket())
-            tcp.bind(("127.0.0.1", 0))
-            number = tcp.getsockname()[1]
-            udp = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", number))
-                numbers.append(number)
-    return Ports(*numbers)
 
 
 def make_stack(directory: Path, gateway_toml: str = "", mqtt_port: int | None = None) -> Stack:
     """A stack with Mosquitto as device broker. mqtt_port: where the agent looks for it, if not directly."""
-    assert MOSQUITTO is not None, "install mosquitto (tests/install-tools)"
+    program = mosquitto()
+    assert program is not None, "install mosquitto (tests/install-tools)"
     ports = free_ports()
-    config = directory / "mosquitto.conf"
-    config.write_text(
-        f"listener {ports.mqtt} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
-        "max_inflight_messages 200\nuser root\n"
-    )
-    stack = Stack(directory, ports, (MOSQUITTO, "-c", str(config)), gateway_toml=gateway_toml)
+    broker = mosquitto_broker(program, ports.mqtt, directory)
+    stack = Stack(directory, ports, broker, gateway_toml=gateway_toml)
     if mqtt_port is not None:
         text = stack.gateway_config.read_text()
         stack.gateway_config.write_text(text.replace(f"port = {ports.mqtt}\n", f"port = {mqtt_port}\n"))
@@ -54,9 +34,8 @@ def add_fleet(stack: Stack, *options: str) -> Program:
     return stack.add("fleet", command, restart=False)
 
 
-async def until(condition: object, what: str, seconds_max: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds_max: float = 60.0) -> None:
     """Poll a condition (called in a thread); fails with `what` after seconds_max."""
-    assert callable(condition)
     try:
         async with asyncio.timeout(seconds_max):
             while not await asyncio.to_thread(condition):
@@ -95,4 +74,3 @@ async def fleet_running(stack: Stack, *options: str) -> AsyncIterator[Program]:
         yield fleet
     finally:
         await fleet.stop()
-

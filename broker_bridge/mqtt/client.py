@@ -86,9 +86,7 @@ class Connection:
         self._places = asyncio.Semaphore(options.inflight_max)
 
     @classmethod
-    async def open(
-        cls, options: Options, on_messages: "Callable[[Messages, Connection], None]"
-    ) -> "Connection":
+    async def open(cls, options: Options, on_messages: "Callable[[Messages, Connection], None]") -> "Connection":
         """Connect and wait for CONNACK, connect_timeout_s at most. Raises ConnectError, ProtocolError."""
         connection = cls(options, on_messages)
         try:

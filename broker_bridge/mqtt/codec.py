@@ -132,12 +132,7 @@ class Decoder:
                 if not body:
                     break
             stop = body + length
-            if (
-                header == PUBLISH | QOS_1
-                and length > 4
-                and stop <= end
-                and stop - position <= packet_bytes_max
-            ):
+            if header == PUBLISH | QOS_1 and length > 4 and stop <= end and stop - position <= packet_bytes_max:
                 topic_stop = body + 2 + (data[body] << 8 | data[body + 1])
                 if topic_stop + 2 > stop:
                     raise ProtocolError(_CUT_PUBLISH)
@@ -164,9 +159,7 @@ class Decoder:
         if not publish and header not in _CONTROLS:
             raise _unexpected(header, stop - body)
         if stop - position > self.packet_bytes_max:
-            raise ProtocolError(
-                f"A packet of type {header >> 4} has {stop - position} bytes; only PUBLISH is long."
-            )
+            raise ProtocolError(f"A packet of type {header >> 4} has {stop - position} bytes; only PUBLISH is long.")
         if stop > len(data):
             self._need_bytes = stop - position
             return 0

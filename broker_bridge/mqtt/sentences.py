@@ -47,9 +47,7 @@ def not_connected(target: Target, error: Exception) -> str:
         case socket.gaierror() | UnicodeError():
             text = f"cannot be found: the name {target.host!r} does not resolve. Check host and the DNS"
         case ssl.SSLCertVerificationError():
-            text = (
-                f"has a certificate that is not trusted: {error.verify_message}. Check tls.ca_file and host"
-            )
+            text = f"has a certificate that is not trusted: {error.verify_message}. Check tls.ca_file and host"
         case ssl.SSLError():
             text = f"cannot be reached by TLS: {error.reason or error}. Check that the port is its TLS port"
         case OSError():

@@ -65,11 +65,7 @@ class Wire(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if not self.reason:
-            why = (
-                f"The connection to {self._peer} broke: {exc}."
-                if exc
-                else f"{self._peer} closed the connection."
-            )
+            why = f"The connection to {self._peer} broke: {exc}." if exc else f"{self._peer} closed the connection."
             self.reason = why
         self.writable.set()
         self._on_lost(self.reason)

@@ -141,9 +141,7 @@ class CoapCollector:
             return Step.MALFORMED
         key = (*request.remote.sockaddr, request.get_cache_key(NOT_PART_OF_KEY))
         now_s = self._clock.monotonic_s()
-        return self._blocks.take(
-            key, block.block_number, block.size, bytes(request.payload), now_s, more=block.more
-        )
+        return self._blocks.take(key, block.block_number, block.size, bytes(request.payload), now_s, more=block.more)
 
     def _refusal(self, step: Step) -> Any:
         if step is Step.CONTINUE:

@@ -41,9 +41,7 @@ class Blocks:
     def __len__(self) -> int:
         return len(self._transfers)
 
-    def take(
-        self, key: Hashable, number: int, size: int, data: bytes, now_s: float, *, more: bool
-    ) -> bytes | Step:
+    def take(self, key: Hashable, number: int, size: int, data: bytes, now_s: float, *, more: bool) -> bytes | Step:
         """The whole body once `data`, block `number` of blocks of `size` bytes, is its last."""
         if (more and len(data) != size) or len(data) > size:
             return Step.MALFORMED

@@ -153,9 +153,7 @@ def _key(message: Any) -> Key:
     return host, port, scope, message.mid
 
 
-async def listen(
-    host: str, port: int, site: Site, recent: Recent, monotonic_s: Callable[[], float]
-) -> Context:
+async def listen(host: str, port: int, site: Site, recent: Recent, monotonic_s: Callable[[], float]) -> Context:
     """Serve `site` on an address until the context is shut down. Raises ConfigError: a taken port."""
     sock = _bind(host, port)
     context = Context(serversite=site, loggername=f"{__name__}.aiocoap")

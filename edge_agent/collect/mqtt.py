@@ -119,9 +119,7 @@ class MqttCollector:
         log.info("%s: connected as %s, %s.", connection.options.peer, self._client_id, session)
         for topic, qos in zip(self._settings.topics, granted, strict=True):
             if qos == 0:
-                log.warning(
-                    "%s grants %s only with QoS 0: losses are possible.", connection.options.peer, topic
-                )
+                log.warning("%s grants %s only with QoS 0: losses are possible.", connection.options.peer, topic)
         return await connection.closed
 
     def _say(self, reason: str) -> None:
@@ -218,13 +216,9 @@ class Arrivals:
         checksums = self._checksums
         keys = [
             packet_id and crc32(payload, checksums[topic]) << 16 | packet_id
-            for topic, payload, packet_id in zip(
-                messages.topics, messages.payloads, messages.packet_ids, strict=True
-            )
+            for topic, payload, packet_id in zip(messages.topics, messages.payloads, messages.packet_ids, strict=True)
         ]
-        return Chunk(
-            received_at_ms, messages.topics, messages.payloads, keys, messages.redelivered, messages.oversized
-        )
+        return Chunk(received_at_ms, messages.topics, messages.payloads, keys, messages.redelivered, messages.oversized)
 
 
 class _Checksums(dict[str, int]):

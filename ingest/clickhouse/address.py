@@ -53,9 +53,7 @@ def address(url: str | None = None) -> Address:
     options = dict(parse_qsl(parts.query))
     ca_file = options.pop("ca_file", None)
     if options:
-        raise ConfigError(
-            f"The ClickHouse URL has an unknown option {', '.join(options)}; only ca_file is known."
-        )
+        raise ConfigError(f"The ClickHouse URL has an unknown option {', '.join(options)}; only ca_file is known.")
     return Address(
         interface=parts.scheme,
         host=parts.hostname,

@@ -110,8 +110,4 @@ def connect(
 
 def known(client: Client, settings: Mapping[str, int | str]) -> dict[str, int | str]:
     """The settings this server has; an unknown one would make it refuse the query."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if name in _TRANSPORT or name in client.server_settings
-    }
+    return {name: value for name, value in settings.items() if name in _TRANSPORT or name in client.server_settings}

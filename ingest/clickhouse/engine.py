@@ -28,9 +28,7 @@ from telemetry.errors import FieldlineError
 _AS_A_SERVER = {"implicit_select": "0", "async_insert": "0"}
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
 _TWICE = re.compile(r"^(Code: \d+\. DB::Exception: )(?=\1)")
-_IN_FILE = re.compile(
-    r" ?\(in file/uri [^)]*\):?|: data for INSERT was parsed from file|: While executing File\b"
-)
+_IN_FILE = re.compile(r" ?\(in file/uri [^)]*\):?|: data for INSERT was parsed from file|: While executing File\b")
 _VERSION_NOTE = re.compile(r" \(version [\d.]+\)\. \(\w+\)\s*$")
 
 
@@ -73,9 +71,7 @@ class Answer:
 class Engine:
     """Owns `path` from `open` to `close`."""
 
-    def __init__(
-        self, path: Path, memory_bytes_max: int | None = None, result_bytes_max: int = 1024**3
-    ) -> None:
+    def __init__(self, path: Path, memory_bytes_max: int | None = None, result_bytes_max: int = 1024**3) -> None:
         self.path = path.absolute()
         self.memory_bytes_max = memory_bytes_max
         self.result_bytes_max = result_bytes_max
@@ -89,9 +85,7 @@ class Engine:
     def open(self) -> None:
         """Take the directory and start the engine. Raises FieldlineError with a sentence."""
         if re.search(r"['\"\\*?{}|\n]", str(self.path)):
-            raise FieldlineError(
-                f"The data path must not contain quotes or any of \\ * ? {{ }} |, got {self.path}."
-            )
+            raise FieldlineError(f"The data path must not contain quotes or any of \\ * ? {{ }} |, got {self.path}.")
         self._lock = _lock(self.path)
         from chdb.state import sqlitelike  # noqa: PLC0415 -- it loads 500 MB: only once the directory is ours
 
@@ -216,8 +210,7 @@ def _lock(path: Path) -> IO[str]:
         owner = lock.read().strip() or "another process"
         lock.close()
         raise FieldlineError(
-            f"{path} is in use by {owner}. One server owns a data path:"
-            " stop that one, or choose another --path."
+            f"{path} is in use by {owner}. One server owns a data path: stop that one, or choose another --path."
         ) from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()}")

@@ -20,14 +20,11 @@ def explain(error: Exception, where: Address) -> FieldlineError:
     if code in _WRONG_LOGIN:
         name = where.username or "default"
         return FieldlineError(
-            f"ClickHouse at {where.shown} refused the login of user {name}."
-            " Check user and password in the URL."
+            f"ClickHouse at {where.shown} refused the login of user {name}. Check user and password in the URL."
         )
     if code == _DENIED:
         said = server_text(error)
-        return FieldlineError(
-            f"ClickHouse at {where.shown} says: {said} Grant the right, or use another user."
-        )
+        return FieldlineError(f"ClickHouse at {where.shown} says: {said} Grant the right, or use another user.")
     if code == UNKNOWN_DATABASE and where.database == DATABASE:
         return FieldlineError(
             f"ClickHouse at {where.shown} has no database {DATABASE} yet. Run `fieldline analytics migrate`."
@@ -73,8 +70,7 @@ def _transport_sentence(error: Exception, where: Address) -> str:
         )
     if any(isinstance(cause, urllib3.exceptions.TimeoutError | TimeoutError) for cause in causes):
         return (
-            f"ClickHouse at {where.shown} did not answer in time."
-            " Check that it runs and that no firewall is between."
+            f"ClickHouse at {where.shown} did not answer in time. Check that it runs and that no firewall is between."
         )
     if any(isinstance(cause, urllib3.exceptions.HTTPError | OSError) for cause in causes):
         return (

@@ -39,9 +39,7 @@ class _BrokenOffError(Exception):
 class Interface:
     """The application. `credentials`: what clients must present; None lets everybody in."""
 
-    def __init__(
-        self, engine: Engine, spill: Spill, lanes: Lanes, credentials: Credentials | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, spill: Spill, lanes: Lanes, credentials: Credentials | None = None) -> None:
         self.engine = engine
         self.spill = spill
         self.lanes = lanes
@@ -60,9 +58,7 @@ class Interface:
         except (ClientGoneError, _BrokenOffError):
             return
         except StatementError as error:
-            await self._refuse(
-                answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})"
-            )
+            await self._refuse(answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})")
         except EngineError as error:
             await self._refuse(answer, error.code, error.text)
         except Exception:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
@@ -83,9 +79,7 @@ class Interface:
     async def _route(self, scope: Mapping[str, Any], receive: Receive, answer: Answerer) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path, method = scope["path"], scope["method"]
-        if path == "/ping" or (
-            path == "/" and method in {"GET", "HEAD"} and b"query=" not in scope["query_string"]
-        ):
+        if path == "/ping" or (path == "/" and method in {"GET", "HEAD"} and b"query=" not in scope["query_string"]):
             await answer.whole(200, [("Content-Type", "text/html; charset=UTF-8")], b"Ok.\n")
             return
         if path != "/":
@@ -153,9 +147,7 @@ class Interface:
                 return
             try:
                 async with asyncio.TaskGroup() as group:
-                    watch = group.create_task(
-                        self._cancel_when_gone(receive, job.query_id), name="client gone"
-                    )
+                    watch = group.create_task(self._cancel_when_gone(receive, job.query_id), name="client gone")
                     answer.before_end.append(watch.cancel)  # to it, an answer's end looks like a client gone
                     if streamed(request, work):
                         await self._run_stream(request, job, worker, answer)
@@ -189,9 +181,7 @@ class Interface:
         blocks = self.engine.stream(job)
         try:
             if request.wait_end_of_query:
-                with tempfile.SpooledTemporaryFile(
-                    _COLLECT_BYTES_IN_MEMORY, dir=str(self.spill.path)
-                ) as file:
+                with tempfile.SpooledTemporaryFile(_COLLECT_BYTES_IN_MEMORY, dir=str(self.spill.path)) as file:
                     blocks = await worker(_collected, blocks, file)
                     await self._send_blocks(request, job, begun, worker, blocks, answer)
             else:

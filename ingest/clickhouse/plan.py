@@ -57,8 +57,6 @@ def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...
 
 
 def with_form(request: Request, fields: Mapping[str, str]) -> Request:
-    params = {
-        name.removeprefix("param_"): value for name, value in fields.items() if name.startswith("param_")
-    }
+    params = {name.removeprefix("param_"): value for name, value in fields.items() if name.startswith("param_")}
     query = fields.get("query", "").encode(errors="surrogateescape")
     return replace(request, query=query or request.query, params={**request.params, **params})

@@ -103,11 +103,8 @@ def parse(method: str, path: str, url_query: bytes, headers: Mapping[str, str]) 
         session_id=reserved.get("session_id") or None,
         session_timeout_s=_seconds(reserved.get("session_timeout")),
         settings=settings,
-        params={
-            name.removeprefix("param_"): value for name, value in given.items() if name.startswith("param_")
-        },
-        wait_end_of_query=_flag(reserved.get("wait_end_of_query"))
-        or _flag(given.get("http_wait_end_of_query")),
+        params={name.removeprefix("param_"): value for name, value in given.items() if name.startswith("param_")},
+        wait_end_of_query=_flag(reserved.get("wait_end_of_query")) or _flag(given.get("http_wait_end_of_query")),
         content_type=headers.get("content-type", ""),
         content_encoding=headers.get("content-encoding", "").strip().lower(),
         accept_encoding=headers.get("accept-encoding", "").lower() if compressed else "",

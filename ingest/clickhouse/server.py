@@ -136,9 +136,7 @@ class _BoundedHead(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX + len(data):
-            self.send_400_response(
-                f"The request's head exceeds {HEAD_BYTES_MAX} bytes. Send the query in the body."
-            )
+            self.send_400_response(f"The request's head exceeds {HEAD_BYTES_MAX} bytes. Send the query in the body.")
             return
         super().data_received(data)
 

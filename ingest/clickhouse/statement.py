@@ -187,11 +187,7 @@ def _insert(text: bytes) -> Statement | Insert:
             if _clause(before, following):
                 return _with_data(text, token, following, settings_at, source, selects=selects)
         elif (
-            top
-            and token.word == b"VALUES"
-            and not selects
-            and before
-            and before.word not in {b"INTO", b"TABLE", b"."}
+            top and token.word == b"VALUES" and not selects and before and before.word not in {b"INTO", b"TABLE", b"."}
         ):
             at = token.start if settings_at is None else settings_at
             return Insert(text[:at], text[at : token.start], None, "Values", token.end)

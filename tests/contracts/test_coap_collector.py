@@ -94,9 +94,7 @@ def test_aiocoap_posts_a_body_in_blocks() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("bind", "to"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::", "127.0.0.1"), ("::1", "::1")]
-)
+@pytest.mark.parametrize(("bind", "to"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::", "127.0.0.1"), ("::1", "::1")])
 def test_it_listens_on_either_family(bind: str, to: str) -> None:
     async def main() -> None:
         async with serving(Sink().deliver, bind=bind) as port:
@@ -207,9 +205,7 @@ def test_the_links_come_in_blocks_when_asked() -> None:
                 text = ""
                 for number in range(10):
                     block = (BLOCK2, (number << 4).to_bytes(1, "big"))
-                    got = await device.ask(
-                        message(".well-known/core", b"", code=GET, mid=number, options=(block,))
-                    )
+                    got = await device.ask(message(".well-known/core", b"", code=GET, mid=number, options=(block,)))
                     text += got.text
                     if not got.number(BLOCK2) & 8:
                         break

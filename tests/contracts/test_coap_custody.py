@@ -156,9 +156,7 @@ def test_keys_stay_the_same_when_a_message_is_repeated_after_a_restart() -> None
                 await device.ask(message())
                 await device.ask(message(mid=2))
                 await device.ask(message(mid=3, token=b"u"))
-                await device.ask(
-                    message(mid=3, payload=b'{"power": 2}')
-                )  # the same message id: not collected
+                await device.ask(message(mid=3, payload=b'{"power": 2}'))  # the same message id: not collected
             first, other, third = sink.chunks
             assert first.redelivered == {0}
             assert not set(first.keys) & set(other.keys)

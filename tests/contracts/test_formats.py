@@ -57,9 +57,7 @@ def parallel(columns: Columns) -> "list[array[int] | array[float]]":
     return [columns.series, columns.measured_at, columns.received_at, columns.value, columns.quality]
 
 
-@pytest.mark.parametrize(
-    "case", sorted(CASES.glob("*/*/")), ids=lambda case: f"{case.parent.name}-{case.name}"
-)
+@pytest.mark.parametrize("case", sorted(CASES.glob("*/*/")), ids=lambda case: f"{case.parent.name}-{case.name}")
 def test_case(case: Path) -> None:
     expected = json.loads((case / "expected.json").read_text())
     got = decode(case.parent.name, (case / "payload").read_bytes())

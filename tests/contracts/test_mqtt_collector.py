@@ -91,9 +91,7 @@ def device(port: int) -> Iterator[Callable[..., None]]:
     client.connect(HOST, port)
     client.loop_start()
 
-    def publish(
-        *payloads: bytes, topic: str = "devices/d1/telemetry", qos: int = 1, retain: bool = False
-    ) -> None:
+    def publish(*payloads: bytes, topic: str = "devices/d1/telemetry", qos: int = 1, retain: bool = False) -> None:
         sent = [client.publish(topic, payload, qos, retain) for payload in payloads]
         for info in sent:
             info.wait_for_publish(20)
@@ -191,9 +189,7 @@ def test_after_sigkill_mosquitto_redelivers_with_dup_and_the_same_keys() -> None
             async with collecting(make(broker.port), sink):
                 await asyncio.to_thread(publish, broker.port, b"new")
                 await eventually(lambda: len(sink.payloads) == 21, "20 messages again and a new one")
-            assert [[str(key), p.decode()] for key, p in zip(sink.keys, sink.payloads, strict=True)][
-                :20
-            ] == before
+            assert [[str(key), p.decode()] for key, p in zip(sink.keys, sink.payloads, strict=True)][:20] == before
             assert sink.redelivered == [True] * 20 + [False]
 
         asyncio.run(scenario())

@@ -206,9 +206,7 @@ def test_headers_formats_and_settings(server: Server) -> None:
         ('INSERT INTO FUNCTION null(\'a UInt8\') FORMAT JSONEachRow\n{"a": "x"}', 400, None),
     ],
 )
-def test_errors_have_the_engines_code_and_text(
-    server: Server, query: str, status: int, code: str | None
-) -> None:
+def test_errors_have_the_engines_code_and_text(server: Server, query: str, status: int, code: str | None) -> None:
     answer = Answer(server, query.encode())
     assert answer.status == status, answer.body
     assert code is None or answer.code == code
@@ -240,9 +238,7 @@ def test_bodies_in_content_codings(server: Server, coding: str, pack: Any) -> No
     packed = pack(f"INSERT INTO coded_{coding} FORMAT TSV\n{rows}".encode())
     assert Answer(server, packed, headers={"Content-Encoding": coding}).status == 200
     assert ask(server, f"SELECT count(), sum(a) FROM coded_{coding}") == f"50000\t{sum(range(50_000))}\n"
-    asked = Answer(
-        server, b"SELECT 1 FORMAT JSON", headers={"Accept-Encoding": coding}, enable_http_compression=1
-    )
+    asked = Answer(server, b"SELECT 1 FORMAT JSON", headers={"Accept-Encoding": coding}, enable_http_compression=1)
     assert asked.headers["Content-Encoding"] == coding
 
 
@@ -285,8 +281,7 @@ def test_input_with_a_fence(server: Server) -> None:
     ask(server, f"CREATE TABLE fenced {READINGS}")
     ask(
         server,
-        "CREATE TABLE fences (partition UInt32, fence UInt64, worker String)"
-        " ENGINE = MergeTree ORDER BY fence",
+        "CREATE TABLE fences (partition UInt32, fence UInt64, worker String) ENGINE = MergeTree ORDER BY fence",
     )
     ask(server, "INSERT INTO fences VALUES (0, 1, 'old')")
 
@@ -461,9 +456,7 @@ def test_sigterm_ends_a_slow_query_and_exits_with_0(tmp_path: Path) -> None:
 def test_it_says_where_it_listens_and_stops_on_sigint(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "ingest.clickhouse.server", "--path", str(tmp_path), "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.endswith(f"listens on http://{HOST}:{port}, data in {tmp_path}\n")

@@ -23,9 +23,7 @@ needs_mosquitto = pytest.mark.skipif(SUB is None or PUB is None, reason="mosquit
 @contextmanager
 def broker(port: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "broker_bridge.embedded", "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert f"listens on {HOST}:{port}" in process.stdout.readline()

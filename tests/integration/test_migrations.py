@@ -92,9 +92,7 @@ def test_two_processes_at_once(server, client):
         "import sys; from analytics.migrate import run; run(sys.argv[1])",
         server.url,
     ]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
-    ]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     answers = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     assert migrate(client) == []
@@ -128,9 +126,7 @@ def test_a_failing_statement_names_itself_and_can_be_repaired(client):
 
 
 def test_a_server_without_a_feature_is_refused(client, monkeypatch):
-    monkeypatch.setattr(
-        "analytics.migrate.NEEDED", (("setting", "system.settings", ("async_insert", "warp")),)
-    )
+    monkeypatch.setattr("analytics.migrate.NEEDED", (("setting", "system.settings", ("async_insert", "warp")),))
     with pytest.raises(FieldlineError, match=r"ClickHouse \d+\.\S+ is too old .* lacks the setting warp\."):
         migrate(client)
     assert objects(client) == set()

@@ -177,9 +177,7 @@ def test_a_broker_that_hangs_is_noticed_and_publish_says_so() -> None:
         assert broker.process
         async with connected(broker.port, "hang", keepalive_s=1, inflight_max=2) as connection:
             broker.process.send_signal(signal.SIGSTOP)
-            outcomes = await asyncio.gather(
-                *(connection.publish("t", b"") for _ in range(4)), return_exceptions=True
-            )
+            outcomes = await asyncio.gather(*(connection.publish("t", b"") for _ in range(4)), return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [ConnectionLostError] * 4
             assert "did not answer for 1 s" in str(outcomes[0])
             assert await connection.closed == str(outcomes[0])
@@ -333,9 +331,7 @@ def test_a_broker_that_cannot_be_reached_is_a_sentence() -> None:
 def test_a_wrong_password_is_a_sentence() -> None:
     async def scenario(port: int) -> None:
         assert re.search("username or password|does not let", await refusal(port))
-        assert re.search(
-            "username or password|does not let", await refusal(port, username="ada", password="wrong")
-        )
+        assert re.search("username or password|does not let", await refusal(port, username="ada", password="wrong"))
         async with connected(port, "me", username="ada", password="right") as connection:
             await connection.publish("t", b"")
 

@@ -112,9 +112,7 @@ def test_a_long_result_is_cut_on_a_terminal_and_what_is_inserted_is_not(server):
     assert status == 0
     assert [int(n) for n in re.findall(r"│ +(\d+) │", shown)] == [0, 1, 2, 3, 4]
     assert "The first 5 rows; for all of them" in shown
-    on_terminal(
-        server, "CREATE TABLE fieldline.t ENGINE = Memory AS SELECT number FROM numbers(200000)", rows_max=5
-    )
+    on_terminal(server, "CREATE TABLE fieldline.t ENGINE = Memory AS SELECT number FROM numbers(200000)", rows_max=5)
     on_terminal(server, "INSERT INTO t SELECT number FROM numbers(200000)", rows_max=5)
     assert in_pipe(server, "SELECT count() AS n FROM t")[1] == "n\n400000\n"
 
@@ -207,9 +205,7 @@ class Books:
         self._insert(f"dead_letters (gateway, epoch, seq) ~ VALUES ('{gateway}', '{epoch}', {seq})")
 
     def lost(self, gateway, epoch, first, last):
-        self._insert(
-            f"losses (gateway, epoch, first_seq, last_seq) ~ VALUES ('{gateway}', '{epoch}', {first}, {last})"
-        )
+        self._insert(f"losses (gateway, epoch, first_seq, last_seq) ~ VALUES ('{gateway}', '{epoch}', {first}, {last})")
 
     def ledger(self, gateway, epoch, mark, ahead=()):
         self.version += 1

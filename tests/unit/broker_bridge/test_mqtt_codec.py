@@ -57,9 +57,7 @@ def decode(stream: bytes, cuts: list[int] = []) -> Received:  # noqa: B006 - nev
 
 
 @given(st.lists(publishes | packet_ids, max_size=12), st.lists(st.integers(0, 3000), max_size=30))
-@example(
-    [Sent("t", bytes(5000), 1, 7, dup=True, retain=True), Sent("t", b"x", 1, 8, dup=False, retain=False)], []
-)
+@example([Sent("t", bytes(5000), 1, 7, dup=True, retain=True), Sent("t", b"x", 1, 8, dup=False, retain=False)], [])
 def test_what_was_encoded_is_decoded_in_any_cut(sent: list[Sent | int], cuts: list[int]) -> None:
     stream = b"".join(s.encoded() if isinstance(s, Sent) else encode.pubacks([s]) for s in sent)
     received = decode(stream, cuts)
@@ -67,9 +65,7 @@ def test_what_was_encoded_is_decoded_in_any_cut(sent: list[Sent | int], cuts: li
     long = {i for i, s in enumerate(published) if len(s.encoded()) > PACKET_BYTES_MAX}
     messages = received.messages
     assert messages.topics == [s.topic for s in published]
-    assert messages.payloads == [
-        s.payload[:KEEP_BYTES] if i in long else s.payload for i, s in enumerate(published)
-    ]
+    assert messages.payloads == [s.payload[:KEEP_BYTES] if i in long else s.payload for i, s in enumerate(published)]
     assert messages.packet_ids == [s.packet_id if s.qos else 0 for s in published]
     assert messages.redelivered == {i for i, s in enumerate(published) if s.dup and s.qos}
     assert messages.retained == {i for i, s in enumerate(published) if s.retain}
@@ -162,9 +158,7 @@ def test_the_cache_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(codec, "TOPICS_MAX", 10)
     decoder = Decoder(PACKET_BYTES_MAX, KEEP_BYTES)
     for number in range(100):
-        assert decoder.feed(encode.publish(f"t/{number}", b"", packet_id=1)).messages.topics == [
-            f"t/{number}"
-        ]
+        assert decoder.feed(encode.publish(f"t/{number}", b"", packet_id=1)).messages.topics == [f"t/{number}"]
         assert len(decoder._topics) <= 10
 
 

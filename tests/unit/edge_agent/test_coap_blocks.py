@@ -16,8 +16,7 @@ def test_a_body_in_order_comes_out_whole(body: bytes, size: int) -> None:
     blocks = Blocks(200)
     pieces = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
     steps = [
-        blocks.take("a", number, size, piece, 0.0, more=number < len(pieces) - 1)
-        for number, piece in enumerate(pieces)
+        blocks.take("a", number, size, piece, 0.0, more=number < len(pieces) - 1) for number, piece in enumerate(pieces)
     ]
     assert steps == [Step.CONTINUE] * (len(pieces) - 1) + [body]
     assert len(blocks) == 0
@@ -25,9 +24,7 @@ def test_a_body_in_order_comes_out_whole(body: bytes, size: int) -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from("abc"), st.integers(0, 5), st.binary(max_size=20), st.booleans(), st.floats(0, 50)
-        )
+        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.binary(max_size=20), st.booleans(), st.floats(0, 50))
     )
 )
 def test_blocks_in_any_order_give_whole_bodies_or_nothing(

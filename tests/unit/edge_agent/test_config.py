@@ -57,9 +57,7 @@ def complaint(tmp_path: Path, text: str) -> str:
     ],
 )
 def test_a_mistake_is_a_sentence_with_file_and_key(tmp_path: Path, lines: str, sentence: str) -> None:
-    said = complaint(
-        tmp_path, f"gateway = 'g'\n{lines}\n" + ("" if "coap" in lines else "coap.port = 5683\n")
-    )
+    said = complaint(tmp_path, f"gateway = 'g'\n{lines}\n" + ("" if "coap" in lines else "coap.port = 5683\n"))
     assert said.startswith(f"{tmp_path}/gateway.toml: ")
     assert sentence in said
     assert len(said.splitlines()) == 1
@@ -96,8 +94,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(
-        "gateway = 'g'\n[mqtt]\npassword_file = 'p'\ntls.ca_file = '/etc/ca.pem'\n"
-        "[uplink.tls]\nca_file = 'ca.pem'\n"
+        "gateway = 'g'\n[mqtt]\npassword_file = 'p'\ntls.ca_file = '/etc/ca.pem'\n[uplink.tls]\nca_file = 'ca.pem'\n"
     )
     config = load(path)
     assert config.spool.path == tmp_path / "spool"

@@ -68,9 +68,7 @@ def test_a_payload_that_the_collector_cut_is_a_dead_letter_with_its_true_size() 
     messages = chunk((TOPIC, b'{"p": 1}'))
     messages.oversized[0] = 5_000_000
     refused = decoder().decode(messages, columns)
-    assert refused == {
-        0: "the payload has 5000000 bytes, payload_bytes_max is 262144; the first 1048576 are kept"
-    }
+    assert refused == {0: "the payload has 5000000 bytes, payload_bytes_max is 262144; the first 1048576 are kept"}
     assert columns.dead[0].raw == b'{"p": 1}'
 
 
@@ -79,9 +77,7 @@ def test_at_series_max_a_message_becomes_a_dead_letter() -> None:
         raise FieldlineError("The spool knows 10 series. Raise series_max.")
 
     columns = Columns()
-    refused = Decoder(GatewayConfig(gateway="g", coap=Coap()), full).decode(
-        chunk((TOPIC, b'{"p": 1}')), columns
-    )
+    refused = Decoder(GatewayConfig(gateway="g", coap=Coap()), full).decode(chunk((TOPIC, b'{"p": 1}')), columns)
     assert refused == {0: "The spool knows 10 series. Raise series_max."}
     assert list(columns.series) == [DEAD]
 
@@ -108,15 +104,12 @@ json_like = st.one_of(
 )
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([TOPIC, "devices/b/telemetry", "devices//telemetry", "x"]), json_like))
-)
+@given(st.lists(st.tuples(st.sampled_from([TOPIC, "devices/b/telemetry", "devices//telemetry", "x"]), json_like)))
 def test_no_chunk_raises_and_the_columns_stay_parallel(messages: list[tuple[str, bytes]]) -> None:
     columns = Columns()
     refused = decoder().decode(chunk(*messages), columns)
     lengths = {
-        len(c)
-        for c in (columns.series, columns.measured_at, columns.received_at, columns.value, columns.quality)
+        len(c) for c in (columns.series, columns.measured_at, columns.received_at, columns.value, columns.quality)
     }
     assert len(lengths) == 1
     assert len(columns.dead) == len(refused) == list(columns.series).count(DEAD)

@@ -35,9 +35,7 @@ def run(payload: bytes) -> tuple[str | None, Columns, list[str]]:
 def test_it_reads_what_json_reads(fields: dict[str, object], ascii_only: bool, indent: int | None) -> None:
     reason, columns, metrics = run(json.dumps(fields, ensure_ascii=ascii_only, indent=indent).encode())
     assert reason is None
-    got = {
-        metrics[columns.series[at]]: columns.texts.get(at, columns.value[at]) for at in range(len(columns))
-    }
+    got = {metrics[columns.series[at]]: columns.texts.get(at, columns.value[at]) for at in range(len(columns))}
     expected = {k: v if isinstance(v, str) else float(v) for k, v in fields.items() if v is not None}  # type: ignore[arg-type]
     assert got == expected
     assert set(columns.quality) <= {TIME_FROM_GATEWAY}
@@ -45,9 +43,7 @@ def test_it_reads_what_json_reads(fields: dict[str, object], ascii_only: bool, i
 
 
 @given(st.lists(st.tuples(names, st.integers(0, 9) | st.sampled_from(["", "a:b", ":"]))), st.booleans())
-def test_a_key_that_comes_twice_is_found_and_only_that(
-    pairs: list[tuple[str, object]], ascii_only: bool
-) -> None:
+def test_a_key_that_comes_twice_is_found_and_only_that(pairs: list[tuple[str, object]], ascii_only: bool) -> None:
     fields = (f"{json.dumps(k, ensure_ascii=ascii_only)}:{json.dumps(v)}" for k, v in pairs)
     reason, columns, _ = run(f"{{{','.join(fields)}}}".encode())
     if not pairs:
@@ -84,9 +80,7 @@ def test_a_number_is_a_time_in_this_century_or_refused(ts: float) -> None:
     if reason is None:
         assert AT_MS_MIN <= columns.measured_at[0] < AT_MS_MAX
     else:
-        assert reason.startswith(
-            ("ts must be seconds or milliseconds since 1970", "'ts' is out of a float64")
-        )
+        assert reason.startswith(("ts must be seconds or milliseconds since 1970", "'ts' is out of a float64"))
         assert not len(columns)
 
 

@@ -43,9 +43,7 @@ def test_the_first_mapping_wins_and_coap_comes_last() -> None:
     assert Series("m1", "p", "") in ids.known
 
 
-@pytest.mark.parametrize(
-    "topic", ["", "x/y", "devices/a/telemetry/b", "devices/a", "Devices/a/telemetry", "/"]
-)
+@pytest.mark.parametrize("topic", ["", "x/y", "devices/a/telemetry/b", "devices/a", "Devices/a/telemetry", "/"])
 def test_a_topic_without_a_mapping(topic: str) -> None:
     with pytest.raises(FieldlineError) as raised:
         Routes([Mapping()], Ids())[topic]

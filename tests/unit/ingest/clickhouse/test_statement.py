@@ -51,9 +51,7 @@ FENCED_FROM_FILE = (
         (b"INSERT INTO t SELECT format, 2 * format FROM input('format Int8') FORMAT CSV", "CSV", b"", None),
     ],
 )
-def test_an_inserts_data_is_found(
-    text: bytes, format_name: str, data: bytes, rewritten: bytes | None
-) -> None:
+def test_an_inserts_data_is_found(text: bytes, format_name: str, data: bytes, rewritten: bytes | None) -> None:
     found = parse(text)
     assert isinstance(found, Insert)
     assert found.format == format_name

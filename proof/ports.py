@@ -1,0 +1,52 @@
+"""The stack's loopback ports: given ones, checked, or free ones."""
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from telemetry.errors import FieldlineError
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports on 127.0.0.1; coap is UDP."""
+
+    mqtt: int = 1883
+    coap: int = 5683
+    trunk: int = 1884
+    clickhouse: int = 8123
+
+    def check_free(self) -> None:
+        """Raises FieldlineError, a sentence, for the first one that is taken."""
+        _check(self.mqtt, socket.SOCK_STREAM, "the device broker", "--mqtt-port")
+        _check(self.coap, socket.SOCK_DGRAM, "the agent's CoAP server", "--coap-port")
+        _check(self.trunk, socket.SOCK_STREAM, "the trunk broker", "--trunk-port")
+        _check(self.clickhouse, socket.SOCK_STREAM, "ClickHouse", "--clickhouse-port")
+
+
+def _check(port: int, kind: socket.SocketKind, what: str, option: str) -> None:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            protocol = "UDP" if kind is socket.SOCK_DGRAM else "TCP"
+            raise FieldlineError(
+                f"{protocol} port {port} ({what}) is taken. Stop what uses it, or choose another with {option}."
+            ) from None
+
+
+def free_ports() -> Ports:
+    """Four numbers that nobody uses now, neither for TCP nor for UDP."""
+    numbers: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(numbers) < 4:
+            tcp = held.enter_context(socket.socket())
+            tcp.bind(("127.0.0.1", 0))
+            number = tcp.getsockname()[1]
+            udp = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            with contextlib.suppress(OSError):
+                udp.bind(("127.0.0.1", number))
+                numbers.append(number)
+    return Ports(*numbers)
