@@ -23,6 +23,12 @@ from telemetry.errors import FieldlineError
 SETTLE_S_MAX = 120.0
 QUIET_S_MAX = 60.0
 SAMPLE_S = 0.5
+LATEST = """
+SELECT device, formatDateTime(max(measured_at), '%F %R') AS at,
+    round(argMaxIf(value, measured_at, metric = 'Ws_avg'), 1), round(argMaxIf(value, measured_at, metric = 'P_avg')),
+    round(argMaxIf(value, measured_at, metric = 'Ot_avg'), 1)
+FROM fieldline.readings WHERE metric IN ('Ws_avg', 'P_avg', 'Ot_avg') GROUP BY device ORDER BY device LIMIT 8
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +141,21 @@ async def close_books(client: Client, sent_count: int, before: Totals, devices: 
 def _sample(stack: Stack, client: Client, report: Path) -> Sample:
     """What the display shows; parts that do not answer now are left out."""
     rows = latency_ms = None
+    latest: list[tuple[str, ...]] = []
     with contextlib.suppress(ClickHouseError):
         ((rows, latency_ms),) = client.query(
-            "SELECT count(), if(count() = 0, NULL, (SELECT quantile(0.5)(toUnixTimestamp64Milli(ingested_at) - "
-            "toUnixTimestamp64Milli(received_at)) FROM fieldline.readings "
-            "WHERE ingested_at > now64(3) - INTERVAL 5 SECOND)) FROM fieldline.readings"
+            "SELECT (SELECT count() FROM fieldline.readings), "
+            "quantile(0.5)(toUnixTimestamp64Milli(ingested_at) - toUnixTimestamp64Milli(received_at)) "
+            "FROM fieldline.readings WHERE ingested_at > now64(3) - INTERVAL 5 SECOND"
         ).result_rows
-    restarts = {name: p.restarts for name, p in stack.programs.items() if p.restarts}
+        latest = [tuple(map(str, row)) for row in client.query(LATEST).result_rows]
     return Sample(
         at_s=time.monotonic(),
+        wall_s=time.time(),
         counts=read_report(report),
         spool=stack.spool_status(),
         rows=rows,
         latency_ms=latency_ms,
-        restarts=restarts,
+        latest=latest,
+        restarts={name: p.restarts for name, p in stack.programs.items() if p.restarts},
     )
