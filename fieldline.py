@@ -116,11 +116,27 @@ def clickhouse_run(
     path: Annotated[Path, typer.Option(help="The data directory; made if it does not exist.")],
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port of ClickHouse's HTTP interface.")] = 8123,
+    user: Annotated[str, typer.Option(help="With --password-file: who may log in.")] = "default",
+    password_file: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Ask for the password in this file; default: everybody on --host may come in."),
+    ] = None,
+    memory_bytes_max: Annotated[
+        Optional[int],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(min=2**28, help="Memory that all queries together may take."),
+    ] = None,
 ) -> None:
     """Serve the embedded engine (chDB) behind ClickHouse's HTTP interface, until stopped."""
+    from ingest.clickhouse.request import Credentials
     from ingest.clickhouse.server import run
 
-    run(path, host, port)
+    credentials = None
+    if password_file is not None:
+        try:
+            credentials = Credentials(user, password_file.read_text().rstrip("\n"))
+        except OSError as error:
+            raise FieldlineError(f"cannot read --password-file {password_file}: {error.strerror}") from error
+    run(path, host, port, credentials=credentials, memory_bytes_max=memory_bytes_max)
 
 
 @broker_app.command("run")
@@ -172,7 +188,12 @@ def demo(
         raise FieldlineError(f"cannot replay {csv}: {error}") from error
     ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
-    _exit(asyncio.run(run(Options(directory, ports, fleet, names, seconds))))
+    try:
+        status = asyncio.run(run(Options(directory, ports, fleet, names, seconds)))
+    except asyncio.CancelledError:
+        print("Stopped at once; the books were not closed. The next run takes up what is still waiting.")
+        status = 130
+    _exit(status)
 
 
 @app.command("drill")

@@ -118,6 +118,9 @@ class Uplink:
                 await self._session(backoff)
             except* (FieldlineError, OSError) as group:
                 self._say("; ".join(str(error) for error in group.exceptions))
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # We were cancelled just as the connection was lost: of the two, a TaskGroup tells only the error.
+                raise asyncio.CancelledError
             await asyncio.sleep(backoff.next_s())
 
     async def _session(self, backoff: Backoff) -> None:

@@ -2,7 +2,11 @@
 
 A message is one confirmable POST. aiocoap repeats it with the same message id for about a minute, so an agent
 that restarts recognises it. Only when such an exchange ends without any answer is the message posted anew
-(`reposted`): the gateway may then have it twice. 5.03 means "not taken, try again later".
+(`reposted`): the gateway may then have it twice. So "port unreachable", which a restarting agent's machine says,
+is not listened to, as the small stacks of devices do not either.
+
+Answers: 2.04 taken; 4.00 refused for good, but kept as a dead letter; 4.13 too long, kept nowhere (`rejected`);
+4.08 (blocks are missing after a restart) and 5.03 not taken, try again.
 """
 
 import asyncio
@@ -23,7 +27,7 @@ JSON = 50
 """CoAP's number of application/json."""
 ANSWER_S_MAX = 90.0
 BUSY_S = 1.0
-LINGER_LOOK_S = 0.05
+LOOK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -39,15 +43,16 @@ class CoapLanes:
 
     async def run(self, messages: Iterator[Message], started_s: float) -> None:
         """started_s: time.monotonic() at which `due_s` is 0."""
-        contexts = [await Context.create_client_context() for _ in range(self.ports)]
+        contexts = [await _context() for _ in range(self.ports)]
         lanes = [
             asyncio.create_task(self._lane(context, messages, started_s), name="coap-lane") for context in contexts
         ]
         try:
-            while not all(lane.done() for lane in lanes) and not self.stop.is_set():
-                await asyncio.sleep(LINGER_LOOK_S)
-            if lanes:
-                await asyncio.wait(lanes, timeout=self.linger_s)
+            pending = set(lanes)
+            while pending and not self.stop.is_set():
+                _, pending = await asyncio.wait(pending, timeout=LOOK_S)
+            if pending:
+                await asyncio.wait(pending, timeout=self.linger_s)
         finally:
             for lane in lanes:
                 lane.cancel()
@@ -63,7 +68,7 @@ class CoapLanes:
         for message in messages:
             wait_s = started_s + message.due_s - time.monotonic()
             while wait_s > 0 and not self.stop.is_set():
-                await asyncio.sleep(min(wait_s, LINGER_LOOK_S))
+                await asyncio.sleep(min(wait_s, LOOK_S))
                 wait_s = started_s + message.due_s - time.monotonic()
             if self.stop.is_set():
                 return
@@ -91,4 +96,18 @@ class CoapLanes:
             if response.code == aiocoap.BAD_REQUEST:
                 self.book.refused(message, response.payload.decode(errors="replace"))
                 return
+            if response.code == aiocoap.REQUEST_ENTITY_TOO_LARGE:
+                self.book.rejected()
+                return
             await asyncio.sleep(response.opt.max_age or BUSY_S)
+
+
+async def _context() -> Context:
+    context = await Context.create_client_context()
+    for interface in context.request_interfaces:
+        interface.token_interface.dispatch_error = _ignore
+    return context
+
+
+def _ignore(_error: object, _remote: object) -> None:
+    """An ICMP error, see above."""

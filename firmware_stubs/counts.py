@@ -15,8 +15,9 @@ from firmware_stubs.message import Message
 
 @dataclass(slots=True)
 class Counts:
-    """Since the start. `reposted`: CoAP messages posted anew because their exchange got no answer at all;
-    only these may have been stored twice. `unacked`: given up at the end.
+    """Since the start. `refused`: answered 4.00, part of `poison_acked`. `rejected`: too long for CoAP (4.13),
+    taken by nobody. `reposted`: CoAP messages posted anew because their exchange got no answer at all; only
+    these may have been stored twice. `unacked`: given up at the end.
     """
 
     messages_sent: int = 0
@@ -24,6 +25,7 @@ class Counts:
     readings_acked: int = 0
     poison_acked: int = 0
     refused: int = 0
+    rejected: int = 0
     reposted: int = 0
     unacked: int = 0
 
@@ -50,6 +52,10 @@ class Book:
     def reposted(self) -> None:
         with self._lock:
             self.counts.reposted += 1
+
+    def rejected(self) -> None:
+        with self._lock:
+            self.counts.rejected += 1
 
     def unacked(self, count: int) -> None:
         with self._lock:

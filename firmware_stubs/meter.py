@@ -3,7 +3,9 @@
     python -m firmware_stubs.meter --gateway 127.0.0.1:5683 --device meter-1
 
 What matters on the device: a reading is done with when the gateway answers 2.04 (it is on the gateway's
-disk) or 4.00 (it will never be accepted; the gateway keeps the bytes). 5.03 and silence mean: again, later.
+disk) or 4.00 (it will never be accepted; the gateway keeps the bytes). 5.03 and silence mean: again, later. After
+silence the gateway may have the reading all the same; only a repetition of the same CoAP message, which the
+CoAP library makes for about a minute, is recognised as one.
 """
 
 import argparse
@@ -34,7 +36,7 @@ async def post(context: aiocoap.Context, uri: str, payload: bytes) -> str:
         if response.code.is_successful():
             return ""
         if response.code == aiocoap.BAD_REQUEST:
-            return response.payload.decode(errors="replace")
+            return str(response.payload.decode(errors="replace"))
         await asyncio.sleep(response.opt.max_age or AGAIN_S)
 
 

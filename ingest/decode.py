@@ -74,7 +74,7 @@ def decode(payload: bytes, gateway: str) -> Batch:
         if loss is not None or record_batch is None:
             return _empty(header, loss, len(plain))
         return _columns(header, record_batch, metadata.get("series", "{}"), len(plain))
-    except (pa.ArrowException, struct.error, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as error:  # pyarrow raises both kinds
         raise WireError(f"the batch is not a readable Arrow stream: {error}") from error
 
 

@@ -47,8 +47,10 @@ async def run(options: Options) -> int:
     options.ports.check_free()
     stack = Stack(options.directory, options.ports)
     stopping = asyncio.Event()
+    main = asyncio.current_task()
+    assert main is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping, main)
     display = Display(options.directory, options.ports)
     display.say(f"Starting brokers, ClickHouse, ingest and the edge agent. Logs: {options.directory}/logs")
     async with stack.running():
@@ -63,6 +65,13 @@ async def run(options: Options) -> int:
             await asyncio.to_thread(client.close)
     display.end(account)
     return 0 if account.holds else 1
+
+
+def _stop(stopping: asyncio.Event, main: "asyncio.Task[object]") -> None:
+    """The first signal ends the sending, a second one everything, without closing the books."""
+    if stopping.is_set():
+        main.cancel()
+    stopping.set()
 
 
 async def settled(options: Options, stack: Stack, client: Client, stopping: asyncio.Event) -> Totals:

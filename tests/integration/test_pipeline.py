@@ -50,7 +50,7 @@ def test_a_kill_in_the_middle_of_a_run_costs_nothing(victim: str, tmp_path: Path
     async def main() -> None:
         stack = make_stack(tmp_path)
         async with stack.running():
-            options = ("--csv", str(SAMPLE), "--speed", "150000", "--seconds", "9", "--poison", "0.0")
+            options = ("--csv", str(SAMPLE), "--speed", "150000", "--seconds", "9", "--poison", "0.01")
             async with fleet_running(stack, *options) as fleet:
                 for messages in (800, 1800):
                     await until(lambda n=messages: acked(stack) >= n, f"{messages} messages are acknowledged")
