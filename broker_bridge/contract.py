@@ -9,9 +9,12 @@ cloud -> gateway
   fieldline/1/receipt/{gateway}              what is committed; cumulative, may come at any time
 
 MQTT's own acknowledgements on these topics prove nothing: only a receipt frees records at the gateway.
+
+Limits: a hello, receipt or status has at most MESSAGE_BYTES_MAX; gateways and epochs are names (is_name).
 """
 
 import json
+import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +24,14 @@ from telemetry.ranges import SeqRanges
 
 ROOT = "fieldline/1"
 AHEAD_RANGES_MAX = 64
+MESSAGE_BYTES_MAX = 64 * 1024
+REFUSED_CHARS_MAX = 500
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+def is_name(text: str) -> bool:
+    """Whether it can be a gateway or an epoch (as telemetry.config.Name has it)."""
+    return _NAME.fullmatch(text) is not None
 
 
 def partition_of(gateway: str, partitions: int) -> int:
@@ -67,7 +78,7 @@ class Hello:
     def decode(cls, payload: bytes) -> "Hello":
         """Raises WireError."""
         epoch = _object(payload).get("epoch")
-        if not isinstance(epoch, str) or not epoch:
+        if not isinstance(epoch, str) or not is_name(epoch):
             raise WireError("a hello must name its epoch")
         return cls(epoch)
 
@@ -98,7 +109,7 @@ class Receipt:
             "ahead": self.ahead[:AHEAD_RANGES_MAX],
             "worker": self.worker,
         }
-        return json.dumps(content | ({"refused": self.refused} if self.refused else {})).encode()
+        return json.dumps(content | ({"refused": self.refused[:REFUSED_CHARS_MAX]} if self.refused else {})).encode()
 
     @classmethod
     def decode(cls, payload: bytes) -> "Receipt":
@@ -152,7 +163,7 @@ class Status:
                 collectors={str(k): str(v) for k, v in states.items()},
                 **numbers,
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise WireError(f"not a status: {error}") from error
 
 
@@ -160,8 +171,11 @@ _STATUS_NUMBERS = ("reported_at", "mark", "last_seq", "spool_records", "spool_by
 
 
 def _object(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise WireError(f"the message is {len(payload)} bytes long, the limit is {MESSAGE_BYTES_MAX}")
     try:
         content = json.loads(payload)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair passes as JSON, but is no text
     except (ValueError, RecursionError) as error:
         raise WireError(f"is not JSON: {error}") from error
     if not isinstance(content, dict):

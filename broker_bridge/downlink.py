@@ -23,9 +23,12 @@ RECONNECT_S_MAX = 5.0
 
 
 class Taker(Protocol):
-    """Who takes what comes up: called synchronously, must not block. False: the buffer is full now."""
+    """Who takes what comes up: called synchronously, must not block. False: the buffer is full now.
 
-    def __call__(self, topic: str, payload: bytes) -> bool: ...
+    payload_bytes: its true size. A payload in a packet over packet_bytes_max has lost its end.
+    """
+
+    def __call__(self, topic: str, payload: bytes, payload_bytes: int) -> bool: ...
 
 
 class Downlink:
@@ -62,8 +65,8 @@ class Downlink:
     async def _session(self, backoff: Backoff) -> None:
         connection = await Connection.open(self._options, self._on_messages)
         try:
+            self._connection = connection  # from here on `resume` must reach it: SUBSCRIBE may bring messages at once
             await connection.subscribe([contract.up_filter(partition) for partition in self._partitions])
-            self._connection = connection
             if self._paused:  # not before: while paused, the answer to SUBSCRIBE cannot be read
                 connection.pause()
             for partition in self._partitions:
@@ -76,8 +79,9 @@ class Downlink:
             await connection.close()
 
     def _on_messages(self, messages: Messages, connection: Connection) -> None:
-        for topic, payload in zip(messages.topics, messages.payloads, strict=True):
-            if not self._take(topic, payload) and not self._paused:
+        for index, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
+            payload_bytes = messages.oversized.get(index, len(payload))
+            if not self._take(topic, payload, payload_bytes) and not self._paused:
                 self._paused = True
                 connection.pause()
         connection.ack(messages.packet_ids)
@@ -96,8 +100,8 @@ class Downlink:
             return
         try:
             await connection.publish(contract.receipt_topic(gateway), receipt.encode(), qos=0)
-        except ConnectionLostError:
-            log.debug("A receipt for %s was not sent: the trunk is down.", gateway)
+        except FieldlineError as error:  # the trunk is down, or MQTT does not allow the topic
+            log.debug("A receipt for %.200r was not sent: %s", gateway, error)
 
     def _say(self, state: str) -> None:
         if state != self.state:

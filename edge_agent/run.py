@@ -16,8 +16,9 @@ from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.health import Health
-from edge_agent.spool import Spool, open_spool
+from edge_agent.spool import Spool, move_aside, open_spool
 from telemetry.clock import Clock, SystemClock
+from telemetry.errors import SpoolCorruptError
 
 log = logging.getLogger(__name__)
 
@@ -34,24 +35,30 @@ async def _main(config: GatewayConfig) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    while not stopping.is_set():
+        try:
+            await _with_spool(config, stopping)
+        except* SpoolCorruptError as group:
+            error = group.exceptions[0]
+            assert isinstance(error, SpoolCorruptError)
+            move_aside(config.spool.path, error)
+    log.info("The agent has stopped; the spool keeps what was not confirmed.")
+    return 0
+
+
+async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
+    """Work on one spool until told to stop, or until its file turns out to be damaged (SpoolCorruptError)."""
     spool = open_spool(config.spool, config.gateway, config.collect.series_max)
     # One thread for the spool: commits, reads and trims take their turns.
     thread = ThreadPoolExecutor(1, "spool")
     try:
-        status = spool.status()
-        log.info(
-            "Gateway %s, spool %s: epoch %s, %d records waiting.",
-            config.gateway,
-            config.spool.path,
-            status.epoch,
-            status.records,
-        )
+        held = spool.status()
+        where = f"{config.spool.path}, epoch {held.epoch}"
+        log.info("Gateway %s, spool %s: %d records waiting.", config.gateway, where, held.records)
         await _work(config, spool, thread, SystemClock(), stopping)
     finally:
         thread.shutdown(wait=True)
         spool.close()
-    log.info("The agent has stopped; the spool keeps what was not confirmed.")
-    return 0
 
 
 async def _work(

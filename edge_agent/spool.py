@@ -18,6 +18,7 @@ Limits: bytes_max for the database, free_bytes_min on its file system. A full sp
 ("block") or evicts its oldest chunks and declares them lost ("drop_oldest").
 """
 
+import contextlib
 import fcntl
 import logging
 import secrets
@@ -27,7 +28,7 @@ import time
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,7 +36,7 @@ from typing import IO
 from edge_agent import chunk
 from edge_agent.config import Spool as SpoolConfig
 from telemetry.columns import Columns, Series
-from telemetry.errors import FieldlineError, SpoolFullError
+from telemetry.errors import FieldlineError, SpoolCorruptError, SpoolFullError
 from telemetry.records import Loss, Records
 
 log = logging.getLogger(__name__)
@@ -79,20 +80,20 @@ class Spool:
         self._series_max = series_max
         config.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(config.path)
+        self._db = _connect(config.path / "spool.db", self._lock)
         try:
-            self._open_database(gateway)
+            with _damage_noticed():
+                self._load(gateway)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
-    def _open_database(self, gateway: str) -> None:
-        self._db = _connect(self._config.path / "spool.db")
+    def _load(self, gateway: str) -> None:
         self._db.executescript(SCHEMA)
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
         if "epoch" not in meta:
             meta = {"epoch": secrets.token_hex(8), "gateway": gateway, "mark": 0}
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
+            with self._transaction():
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         if meta["gateway"] != gateway:
             raise FieldlineError(
@@ -129,16 +130,23 @@ class Spool:
         self._journal_size += len(keys)
         self._known.update(dict.fromkeys(keys, id_))
 
-    def _forget_before(self) -> int:
-        """Drop the oldest journal rows beyond the limit from memory; the id up to which to delete on disk."""
-        dropped = 0
-        while len(self._journal) > 1 and self._journal_size - len(self._journal[0][1]) >= JOURNAL_KEYS_MAX:
-            dropped, keys = self._journal.popleft()
+    def _journal_cut(self, coming: int) -> int:
+        """The id up to which journal rows may go once `coming` keys are added; 0: none."""
+        left, cut = self._journal_size + coming, 0
+        for id_, keys in self._journal:
+            if left - len(keys) < JOURNAL_KEYS_MAX:
+                break
+            left, cut = left - len(keys), id_
+        return cut
+
+    def _forget(self, cut: int) -> None:
+        """Drop the journal rows up to `cut` from memory."""
+        while self._journal and self._journal[0][0] <= cut:
+            id_, keys = self._journal.popleft()
             self._journal_size -= len(keys)
             for key in keys:
-                if self._known.get(key) == dropped:
+                if self._known.get(key) == id_:
                     del self._known[key]
-        return dropped
 
     def series_id(self, series: Series) -> int:
         """The id of a series, made now if it is new and made durable with the next commit.
@@ -176,8 +184,9 @@ class Spool:
         first = self.next_seq
         series_saved = len(self._series)
         blob = array("Q", keys)
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        journal_id = self._journal[-1][0] + 1 if self._journal else 1
+        journal_cut = self._journal_cut(len(blob))
+        with self._transaction():
             new = [(i, *self._series[i]) for i in range(self._series_saved, series_saved)]
             self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?)", new)
             self._db.execute(
@@ -185,31 +194,25 @@ class Spool:
                 (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
             )
             if blob:
-                journal_id = self._journal[-1][0] + 1 if self._journal else 1
                 self._db.execute("INSERT INTO journal VALUES (?, ?)", (journal_id, blob.tobytes()))
-                self._db.execute("DELETE FROM journal WHERE id <= ?", (self._journal_cut(len(blob)),))
+                self._db.execute("DELETE FROM journal WHERE id <= ?", (journal_cut,))
         self._series_saved = series_saved
         if blob:
             self._remember(journal_id, blob)
-            self._forget_before()
+            self._forget(journal_cut)
         self.next_seq = first + len(columns)
         return first, self.next_seq - 1
-
-    def _journal_cut(self, coming: int) -> int:
-        """The id up to which rows may go once `coming` keys are added."""
-        left, cut = self._journal_size + coming, 0
-        for id_, keys in self._journal:
-            if left - len(keys) < JOURNAL_KEYS_MAX:
-                break
-            left, cut = left - len(keys), id_
-        return cut
 
     def read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:
         """The next run of records, or the declared loss, that follows after_seq; None when there is none.
 
         Runs end before a loss, at records_max, or where bytes_max (uncompressed) would be passed; they hold
-        at least one record.
+        at least one record. Raises SpoolCorruptError.
         """
+        with _damage_noticed():
+            return self._read(after_seq, records_max, bytes_max)
+
+    def _read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:
         loss = self._db.execute(
             "SELECT first_seq, last_seq, reason, declared_at FROM losses WHERE last_seq > ? ORDER BY first_seq LIMIT 1",
             (after_seq,),
@@ -252,8 +255,7 @@ class Spool:
         if mark <= self.mark:
             return
         assert mark < self.next_seq, "a receipt beyond the end is dealt with by renew_epoch"
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.execute("DELETE FROM chunks WHERE first_seq + records - 1 <= ?", (mark,))
             self._db.execute("DELETE FROM losses WHERE last_seq <= ?", (mark,))
             self._db.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
@@ -265,8 +267,7 @@ class Spool:
         For the case that the cloud holds seqs of this epoch which the spool never gave: the disk lost
         commits that it had confirmed, or an old copy was restored. Nothing waiting is lost by this.
         """
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.execute("DELETE FROM losses")
             rows = self._db.execute("SELECT first_seq, records FROM chunks ORDER BY first_seq").fetchall()
             next_seq = 1
@@ -293,6 +294,12 @@ class Spool:
         """Close the database and give up the lock."""
         self._db.close()
         self._lock.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _damage_noticed(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def _make_room(self, body_bytes: int, now_ms: int) -> None:
         while (full := self._full(body_bytes + BYTES_RESERVED)) is not None:
@@ -344,8 +351,7 @@ class Spool:
         return Loss(first, last, reason, now_ms)
 
     def _replace_by_loss(self, chunk_seq: int, first: int, last: int, reason: str, now_ms: int) -> None:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.execute("DELETE FROM chunks WHERE first_seq = ?", (chunk_seq,))
             grown = self._db.execute(
                 "UPDATE losses SET last_seq = ? WHERE last_seq = ? AND reason = ?", (last, first - 1, reason)
@@ -358,19 +364,35 @@ def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -
     """Open or create a spool. One that SQLite cannot read is moved aside and kept, and a new epoch begins.
 
     Raises FieldlineError when another agent owns it, when it belongs to another gateway, or when the
-    directory cannot be written.
+    directory cannot be used.
     """
     try:
         return Spool(config, gateway, series_max)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
-            raise FieldlineError(f"cannot open the spool in {config.path}: {error}") from error
-        aside = config.path.with_name(f"{config.path.name}.corrupt-{time.time_ns()}")
-        config.path.rename(aside)
-        log.error("The spool in %s is corrupt (%s): kept as %s, a new epoch begins.", config.path, error, aside)
+    except SpoolCorruptError as error:
+        move_aside(config.path, error)
         return Spool(config, gateway, series_max)
+    except sqlite3.Error as error:
+        raise FieldlineError(f"cannot open the spool in {config.path}: {error}") from error
     except OSError as error:
         raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error
+
+
+def move_aside(path: Path, error: SpoolCorruptError) -> None:
+    """Keep a damaged spool under another name; nobody may have it open."""
+    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    path.rename(aside)
+    log.error("The spool in %s is damaged (%s). It is kept as %s; a new epoch begins.", path, error, aside)
+
+
+@contextlib.contextmanager
+def _damage_noticed() -> Iterator[None]:
+    """SQLite tells a damaged file by sqlite3.DatabaseError itself; its subclasses mean something else."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if type(error) is sqlite3.DatabaseError:
+            raise SpoolCorruptError(str(error)) from error
+        raise
 
 
 def read_status(path: Path) -> Status:
@@ -431,17 +453,20 @@ def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
     return len(part)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def _connect(file: Path, lock: IO[bytes]) -> sqlite3.Connection:
+    """Open the database; gives the lock up if that fails. Raises SpoolCorruptError."""
     db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
     try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA journal_size_limit=16777216")
-        db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
-        return db
+        with _damage_noticed():
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA journal_size_limit=16777216")
+            db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
     except BaseException:
         db.close()
+        lock.close()
         raise
+    return db
 
 
 def _lock(path: Path) -> IO[bytes]:

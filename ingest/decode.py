@@ -7,7 +7,6 @@ with a sentence; a row that cannot be stored (a time out of range) becomes a dea
 """
 
 import json
-import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from backports import zstd
 
+from broker_bridge.contract import is_name
 from telemetry.columns import DEAD, DeadLetter, Series
 from telemetry.errors import WireError
 from telemetry.records import Loss
 from telemetry.wire import PLAIN_BYTES_MAX, ROWS_MAX, VERSION, WIRE_BYTES_MAX, Header
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 SERIES_TEXT_CHARS_MAX = 256
 SERIES_ID_MAX = 2**31
 LOSS_CHARS_MAX = 1000
@@ -163,7 +162,7 @@ def _header(schema: pa.Schema, gateway: str) -> tuple[Header, dict[str, str]]:
         raise WireError(f"the batch's header is incomplete: {error}") from error
     if header.gateway != gateway:
         raise WireError(f"the batch names gateway {header.gateway!r}, but came on the topic of {gateway!r}")
-    if not NAME.fullmatch(header.gateway) or not NAME.fullmatch(header.epoch):
+    if not is_name(header.gateway) or not is_name(header.epoch):
         raise WireError("the batch's gateway or epoch is not a name")
     count_max = SEQ_MAX if "loss" in metadata else ROWS_MAX
     if header.first_seq < 1 or not 1 <= header.count <= count_max or header.last_seq > SEQ_MAX:
@@ -230,6 +229,10 @@ def _series(series_json: str, ids: npt.NDArray[np.int32]) -> tuple[list[Series],
         raise WireError("the batch's series have ids out of range")
     if any(len(text) > SERIES_TEXT_CHARS_MAX for series in table.values() for text in series):
         raise WireError(f"a device, metric or unit is longer than {SERIES_TEXT_CHARS_MAX} characters")
+    try:
+        "".join(text for series in table.values() for text in series).encode()
+    except UnicodeEncodeError as error:
+        raise WireError("a device, metric or unit is not valid Unicode") from error
     known = np.array([DEAD, *sorted(table)], np.int64)
     positions = np.searchsorted(known, ids).clip(0, known.size - 1)
     if not np.array_equal(known[positions], ids):

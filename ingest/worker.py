@@ -5,7 +5,8 @@ thread writes. While a commit is being written the next one grows, so batches of
 and the slower ClickHouse is, the larger the blocks. Workers keep nothing on disk.
 
 Limits: messages that wait to be decoded and admitted rows that wait to be written take at most
-commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows.
+commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows. Between two
+writes of them, REFUSED_MAX refused messages are kept, REFUSED_BYTES_MAX of each, and STATUSES_MAX statuses.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 import pyarrow as pa
 
 from broker_bridge import contract
-from broker_bridge.contract import Hello, Receipt, Status
+from broker_bridge.contract import REFUSED_CHARS_MAX, Hello, Receipt, Status
 from broker_bridge.downlink import Downlink
 from ingest.admit import Admission, Key, Slice
 from ingest.config import Commit
@@ -30,6 +31,7 @@ from ingest.tables import DEAD_LETTERS, GATEWAYS
 from ingest.writer import Writer
 from telemetry.clock import Clock
 from telemetry.errors import WireError
+from telemetry.wire import WIRE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ Args = TypeVarTuple("Args")
 
 REFUSED_BYTES_MAX = 64 * 1024
 REFUSED_MAX = 200
+STATUSES_MAX = 20_000
+GATEWAY_CHARS_MAX = 128
 STATUS_EVERY_S = 2.0
 EXPANSION = 4
 """Bytes that a compressed batch may take once decoded, per wire byte, as the buffer's limit counts it."""
@@ -85,7 +89,7 @@ class Worker:
         self._clock = clock
         self._thread = thread
         self._admission = Admission()
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox: deque[tuple[str, bytes, int]] = deque()
         self._inbox_bytes = 0
         self._pending = Pending()
         self._writing_bytes = 0
@@ -100,9 +104,9 @@ class Worker:
         """Own the partitions and load the ledger. Raises FencedError, ClickHouseError."""
         self._admission.load(await self._in_thread(self._ledger.take_over))
 
-    def take(self, topic: str, payload: bytes) -> bool:
+    def take(self, topic: str, payload: bytes, payload_bytes: int) -> bool:
         """What the trunk brings; False when the buffer is full."""
-        self._inbox.append((topic, payload))
+        self._inbox.append((topic, payload, payload_bytes))
         self._inbox_bytes += len(payload)
         self._wake_admit.set()
         return not self._is_full
@@ -111,6 +115,11 @@ class Worker:
     def _is_full(self) -> bool:
         held = EXPANSION * self._inbox_bytes + self._pending.bytes + self._writing_bytes
         return held > self._config.buffer_bytes_max
+
+    @property
+    def _may_grow(self) -> bool:
+        held = self._pending.bytes + self._writing_bytes
+        return self._pending.rows < self._config.rows_max and held <= self._config.buffer_bytes_max
 
     async def run(self, downlink: Downlink) -> None:
         """Work until cancelled, or until fenced (FencedError in the group)."""
@@ -122,10 +131,11 @@ class Worker:
 
     async def _admit(self) -> None:
         while True:
-            while self._inbox and self._pending.rows < self._config.rows_max:
-                topic, payload = self._inbox.popleft()
+            while self._inbox and self._may_grow:
+                topic, payload, payload_bytes = self._inbox.popleft()
                 self._inbox_bytes -= len(payload)
                 try:
+                    _check_size(payload_bytes)
                     await self._handle(topic, payload)
                 except WireError as error:
                     await self._refuse(topic, payload, str(error))
@@ -140,6 +150,8 @@ class Worker:
 
     async def _handle(self, topic: str, payload: bytes) -> None:
         partition, kind, gateway = contract.split_up_topic(topic)
+        if not contract.is_name(gateway):
+            raise WireError(f"{gateway!r} is not a gateway's name")
         if (expected := contract.partition_of(gateway, self._partitions)) != partition:
             raise WireError(
                 f"gateway {gateway!r} sends to partition {partition}, but belongs to {expected}: "
@@ -150,7 +162,9 @@ class Worker:
         elif kind == "hello":
             await self._send_receipt((gateway, Hello.decode(payload).epoch))
         elif kind == "status":
-            self._statuses[gateway] = Status.decode(payload)
+            status = Status.decode(payload)
+            if gateway in self._statuses or len(self._statuses) < STATUSES_MAX:
+                self._statuses[gateway] = status
         else:
             raise WireError(f"{kind!r} is not a kind of message on the trunk")
 
@@ -173,12 +187,13 @@ class Worker:
         """Keep what cannot be accepted as a dead letter of no epoch, and tell its gateway why."""
         self.counts.refused_batches += 1
         gateway = topic.rsplit("/", maxsplit=1)[-1]
-        log.warning("Refused on %s: %s.", topic, reason)
+        reason = reason[:REFUSED_CHARS_MAX]
         if len(self._refused) < REFUSED_MAX:
+            log.warning("Refused on %.200r: %s.", topic, reason)
             now_ms = self._clock.now_ms()
             letter = {"source": topic, "reason": reason, "raw": payload[:REFUSED_BYTES_MAX]}
             stamp = {"epoch": "", "seq": 0, "received_at": now_ms, "ingested_at": now_ms}
-            self._refused.append({"gateway": gateway, **stamp, **letter})
+            self._refused.append({"gateway": gateway[:GATEWAY_CHARS_MAX], **stamp, **letter})
         if self.downlink is not None:
             await self.downlink.send_receipt(gateway, Receipt("", 0, worker=self._inserter.worker, refused=reason))
 
@@ -196,12 +211,12 @@ class Worker:
             now_s = self._clock.monotonic_s()
             age_left_s = pending.since_s + self._config.age_s_max - now_s
             is_large = pending.rows >= self._config.rows_max or self._is_full
-            if pending.slices and (is_large or age_left_s <= 0):
-                await self._write(pending)
-                continue
             if now_s >= status_due_s:
                 await self._write_statuses()
                 status_due_s = now_s + STATUS_EVERY_S
+            if pending.slices and (is_large or age_left_s <= 0):
+                await self._write(pending)
+                continue
             wait_s = min(age_left_s if pending.slices else STATUS_EVERY_S, STATUS_EVERY_S)
             await self._woken_within(max(wait_s, 0.001))
 
@@ -223,9 +238,10 @@ class Worker:
         self._writing_bytes = 0
         self.counts.commits += 1
         self.counts.rows += pending.rows
+        self._wake_admit.set()
+        self._resume_if_room()  # before the receipts: while paused, a broker that is gone is not noticed
         for key in marks:
             await self._send_receipt(key)
-        self._resume_if_room()
 
     async def _write_statuses(self) -> None:
         statuses, self._statuses = self._statuses, {}
@@ -240,6 +256,12 @@ class Worker:
 
     async def _in_thread(self, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+
+def _check_size(payload_bytes: int) -> None:
+    """Of a packet that is too large only the beginning came up."""
+    if payload_bytes > WIRE_BYTES_MAX:
+        raise WireError(f"the message is {payload_bytes} bytes long, the limit is {WIRE_BYTES_MAX}")
 
 
 def _gateway_row(gateway: str, status: Status, now_ms: int) -> dict[str, object]:

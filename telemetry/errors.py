@@ -13,5 +13,9 @@ class SpoolFullError(FieldlineError):
     """The spool has reached a limit; the sender must wait."""
 
 
+class SpoolCorruptError(Exception):
+    """The spool's file is damaged. Not a FieldlineError: nobody but the agent's outermost loop can deal with it."""
+
+
 class WireError(FieldlineError):
     """A message on the trunk that cannot be accepted; the text says which rule it breaks."""
