@@ -12,7 +12,6 @@ dead letters.
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from edge_agent.spool import Spool
 from telemetry.clock import Clock
 from telemetry.columns import Columns
 from telemetry.delivery import DURABLE, Chunk, Delivery, Outcome
-from telemetry.errors import SpoolFullError
+from telemetry.errors import FieldlineError
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +120,8 @@ class GroupCommit:
                 await loop.run_in_executor(
                     self._thread, self._spool.append, group.columns, group.keys, self._clock.now_ms()
                 )
-            except (SpoolFullError, sqlite3.Error, OSError) as error:
-                self._say(str(error) if isinstance(error, SpoolFullError) else f"cannot write the spool: {error}")
+            except (FieldlineError, OSError) as error:
+                self._say(str(error) if isinstance(error, FieldlineError) else f"cannot write the spool: {error}")
                 await asyncio.sleep(RETRY_S)
             else:
                 self._say("")

@@ -16,7 +16,8 @@ from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.health import Health
-from edge_agent.spool import Spool, move_aside, open_spool
+from edge_agent.spool import Spool, open_spool
+from edge_agent.spool_file import move_aside
 from telemetry.clock import Clock, SystemClock
 from telemetry.errors import SpoolCorruptError
 
@@ -39,11 +40,14 @@ async def _main(config: GatewayConfig) -> int:
         try:
             await _with_spool(config, stopping)
         except* SpoolCorruptError as group:
-            error = group.exceptions[0]
-            assert isinstance(error, SpoolCorruptError)
-            move_aside(config.spool.path, error)
+            move_aside(config.spool.path, _first(group))
     log.info("The agent has stopped; the spool keeps what was not confirmed.")
     return 0
+
+
+def _first(group: BaseExceptionGroup[SpoolCorruptError]) -> SpoolCorruptError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:

@@ -19,57 +19,26 @@ Limits: bytes_max for the database, free_bytes_min on its file system. A full sp
 """
 
 import contextlib
-import fcntl
 import logging
 import secrets
 import shutil
 import sqlite3
 import time
 import zlib
-from array import array
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
-from edge_agent import chunk
+from edge_agent import chunk, spool_file
 from edge_agent.config import Spool as SpoolConfig
+from edge_agent.journal import Journal
+from edge_agent.spool_file import Status, told
 from telemetry.columns import Columns, Series
 from telemetry.errors import FieldlineError, SpoolCorruptError, SpoolFullError
 from telemetry.records import Loss, Records
 
 log = logging.getLogger(__name__)
 
-JOURNAL_KEYS_MAX = 16_384
 BYTES_RESERVED = 256 * 1024
 """Room that a commit may need for pages beside its body."""
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
-CREATE TABLE IF NOT EXISTS chunks (
-    first_seq INTEGER PRIMARY KEY, records INTEGER NOT NULL, received_at INTEGER NOT NULL,
-    crc INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS losses (
-    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, reason TEXT NOT NULL,
-    declared_at INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, keys BLOB NOT NULL);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a spool holds. Times in ms since 1970 UTC, 0 when nothing is waiting."""
-
-    gateway: str
-    epoch: str
-    mark: int
-    last_seq: int
-    records: int
-    bytes: int
-    oldest_at: int
-    lost: int
 
 
 class Spool:
@@ -79,17 +48,17 @@ class Spool:
         self._config = config
         self._series_max = series_max
         config.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(config.path)
-        self._db = _connect(config.path / "spool.db", self._lock)
+        self._lock = spool_file.lock(config.path)
+        self._db = spool_file.connect(config.path / "spool.db", self._lock)
         try:
-            with _damage_noticed():
-                self._load(gateway)
+            self._load(gateway)
         except BaseException:
             self.close()
             raise
 
+    @told()
     def _load(self, gateway: str) -> None:
-        self._db.executescript(SCHEMA)
+        self._db.executescript(spool_file.SCHEMA)
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
         if "epoch" not in meta:
             meta = {"epoch": secrets.token_hex(8), "gateway": gateway, "mark": 0}
@@ -102,51 +71,14 @@ class Spool:
             )
         self.gateway, self.epoch, self.mark = gateway, str(meta["epoch"]), int(meta["mark"])
         self._load_series()
-        self._load_journal()
-        (end,) = self._db.execute(
-            "SELECT max((SELECT coalesce(max(first_seq + records), 1) FROM chunks),"
-            " (SELECT coalesce(max(last_seq + 1), 1) FROM losses), ?)",
-            (self.mark + 1,),
-        ).fetchone()
-        self.next_seq: int = end
+        self._journal = Journal(self._db)
+        self.next_seq = spool_file.last_seq_of(self._db, self.mark) + 1
 
     def _load_series(self) -> None:
         rows = self._db.execute("SELECT id, device, metric, unit FROM series ORDER BY id")
         self._series = [Series(*row[1:]) for row in rows]
         self._ids = {series: id_ for id_, series in enumerate(self._series)}
         self._series_saved = len(self._series)
-
-    def _load_journal(self) -> None:
-        self._journal: deque[tuple[int, array[int]]] = deque()
-        self._journal_size = 0
-        self._known: dict[int, int] = {}  # key -> id of the journal row that holds it last
-        for id_, blob in self._db.execute("SELECT id, keys FROM journal ORDER BY id"):
-            keys = array("Q")
-            keys.frombytes(blob)
-            self._remember(id_, keys)
-
-    def _remember(self, id_: int, keys: "array[int]") -> None:
-        self._journal.append((id_, keys))
-        self._journal_size += len(keys)
-        self._known.update(dict.fromkeys(keys, id_))
-
-    def _journal_cut(self, coming: int) -> int:
-        """The id up to which journal rows may go once `coming` keys are added; 0: none."""
-        left, cut = self._journal_size + coming, 0
-        for id_, keys in self._journal:
-            if left - len(keys) < JOURNAL_KEYS_MAX:
-                break
-            left, cut = left - len(keys), id_
-        return cut
-
-    def _forget(self, cut: int) -> None:
-        """Drop the journal rows up to `cut` from memory."""
-        while self._journal and self._journal[0][0] <= cut:
-            id_, keys = self._journal.popleft()
-            self._journal_size -= len(keys)
-            for key in keys:
-                if self._known.get(key) == id_:
-                    del self._known[key]
 
     def series_id(self, series: Series) -> int:
         """The id of a series, made now if it is new and made durable with the next commit.
@@ -171,48 +103,38 @@ class Spool:
 
     def knows(self, key: int) -> bool:
         """Whether a message with this fingerprint is among the last ones committed."""
-        return key in self._known
+        return key in self._journal
 
+    @told()
     def append(self, columns: Columns, keys: Sequence[int] = (), now_ms: int = 0) -> tuple[int, int]:
         """Commit records and the fingerprints of their messages; durable on return. (first_seq, last_seq).
 
-        Raises SpoolFullError (nothing was taken; try again later). sqlite3.Error and OSError likewise leave
-        everything as it was.
+        Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
         body = chunk.encode(columns)
         self._make_room(len(body), now_ms)
         first = self.next_seq
-        series_saved = len(self._series)
-        blob = array("Q", keys)
-        journal_id = self._journal[-1][0] + 1 if self._journal else 1
-        journal_cut = self._journal_cut(len(blob))
+        series_end = len(self._series)
         with self._transaction():
-            new = [(i, *self._series[i]) for i in range(self._series_saved, series_saved)]
+            new = [(i, *self._series[i]) for i in range(self._series_saved, series_end)]
             self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?)", new)
             self._db.execute(
                 "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
                 (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
             )
-            if blob:
-                self._db.execute("INSERT INTO journal VALUES (?, ?)", (journal_id, blob.tobytes()))
-                self._db.execute("DELETE FROM journal WHERE id <= ?", (journal_cut,))
-        self._series_saved = series_saved
-        if blob:
-            self._remember(journal_id, blob)
-            self._forget(journal_cut)
+            self._journal.write(keys)
+        self._series_saved = series_end
+        self._journal.remember(keys)
         self.next_seq = first + len(columns)
         return first, self.next_seq - 1
 
+    @told()
     def read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:
         """The next run of records, or the declared loss, that follows after_seq; None when there is none.
 
         Runs end before a loss, at records_max, or where bytes_max (uncompressed) would be passed; they hold
-        at least one record. Raises SpoolCorruptError.
+        at least one record. Raises FieldlineError, OSError, SpoolCorruptError.
         """
-        with _damage_noticed():
-            return self._read(after_seq, records_max, bytes_max)
-
-    def _read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:
         loss = self._db.execute(
             "SELECT first_seq, last_seq, reason, declared_at FROM losses WHERE last_seq > ? ORDER BY first_seq LIMIT 1",
             (after_seq,),
@@ -220,38 +142,41 @@ class Spool:
         if loss and loss[0] <= after_seq + 1:
             return Loss(after_seq + 1, *loss[1:])
         columns, expected, size = Columns(), after_seq + 1, 0
-        rows = self._db.execute(
-            "SELECT first_seq, records, crc, body FROM chunks WHERE first_seq >= "
-            "coalesce((SELECT max(first_seq) FROM chunks WHERE first_seq <= ?), 0) ORDER BY first_seq",
-            (expected,),
-        )
-        for first, records, crc, body in rows:
-            if first + records <= expected:
-                continue
-            if first > expected:
-                break  # a loss lies between
-            if zlib.crc32(body) != crc:
-                if columns:
+        with contextlib.closing(self._chunks_from(expected)) as rows:
+            for first, records, crc, body in rows:
+                if first > expected:
+                    break  # a loss lies between
+                if zlib.crc32(body) != crc:
+                    if columns:
+                        break
+                    rows.close()
+                    return self._declare_damaged(first, first + records - 1, body)
+                part = chunk.decode(body)
+                assert len(part) == records, "a chunk holds as many records as it says"
+                room = min(records_max - len(columns), first + records - expected)
+                part = part.slice(expected - first, expected - first + room)
+                fitting = _fitting(part, bytes_max - size, at_least=0 if columns else 1)
+                if fitting < len(part):
+                    part = part.slice(0, fitting)
+                columns.extend(part)
+                size += chunk.plain_bytes(part)
+                expected += len(part)
+                if fitting < room or len(columns) >= records_max:
                     break
-                rows.close()
-                return self._declare_damaged(first, first + records - 1, body)
-            part = chunk.decode(body)
-            assert len(part) == records, "a chunk holds as many records as it says"
-            room = min(records_max - len(columns), records - (expected - first))
-            part = part.slice(expected - first, expected - first + room)
-            fitting = _fitting(part, bytes_max - size, at_least=0 if columns else 1)
-            if fitting < len(part):
-                part = part.slice(0, fitting)
-            columns.extend(part)
-            size += chunk.plain_bytes(part)
-            expected += len(part)
-            if fitting < room or len(columns) >= records_max:
-                break
-        rows.close()
         return Records(after_seq + 1, columns) if columns else None
 
+    def _chunks_from(self, seq: int) -> sqlite3.Cursor:
+        """(first_seq, records, crc, body) of the chunk that holds seq, and of all that follow."""
+        return self._db.execute(
+            "SELECT first_seq, records, crc, body FROM chunks WHERE first_seq >= "
+            "coalesce((SELECT max(first_seq) FROM chunks WHERE first_seq <= ?), 0) AND first_seq + records > ? "
+            "ORDER BY first_seq",
+            (seq, seq),
+        )
+
+    @told()
     def trim(self, mark: int) -> None:
-        """Free what a receipt covers: every record up to `mark`."""
+        """Free what a receipt covers: every record up to `mark`. Raises FieldlineError, SpoolCorruptError."""
         if mark <= self.mark:
             return
         assert mark < self.next_seq, "a receipt beyond the end is dealt with by renew_epoch"
@@ -261,34 +186,55 @@ class Spool:
             self._db.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
         self.mark = mark
 
+    @told()
     def renew_epoch(self) -> None:
-        """Begin a new epoch with everything that is waiting, renumbered from 1.
+        """Begin a new epoch with everything that is waiting, losses too, renumbered from 1.
 
         For the case that the cloud holds seqs of this epoch which the spool never gave: the disk lost
         commits that it had confirmed, or an old copy was restored. Nothing waiting is lost by this.
+        Raises FieldlineError, OSError, SpoolCorruptError.
         """
+        self.read(self.mark, 1, 1)  # finds out whether the first chunk is damaged, and then declares it lost
         with self._transaction():
-            self._db.execute("DELETE FROM losses")
-            rows = self._db.execute("SELECT first_seq, records FROM chunks ORDER BY first_seq").fetchall()
+            self._cut_first_chunk()
+            rows = self._db.execute(
+                "SELECT first_seq, records, 'chunks' FROM chunks UNION ALL "
+                "SELECT first_seq, last_seq - first_seq + 1, 'losses' FROM losses ORDER BY first_seq"
+            ).fetchall()
             next_seq = 1
-            for first, records in rows:  # ascending, and never upwards: no collision
-                self._db.execute("UPDATE chunks SET first_seq = ? WHERE first_seq = ?", (next_seq, first))
+            for first, records, table in rows:  # ascending, and never upwards: no collision
+                if table == "chunks":
+                    self._db.execute("UPDATE chunks SET first_seq = ? WHERE first_seq = ?", (next_seq, first))
+                else:
+                    ends = next_seq, next_seq + records - 1
+                    self._db.execute(
+                        "UPDATE losses SET first_seq = ?, last_seq = ? WHERE first_seq = ?", (*ends, first)
+                    )
                 next_seq += records
             epoch = secrets.token_hex(8)
             self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(epoch, "epoch"), (0, "mark")])
         self.epoch, self.mark, self.next_seq = epoch, 0, next_seq
 
-    def status(self) -> Status:
-        """A summary, by index lookups only."""
-        return _status(self._db)
-
-    def oldest_at(self, after_seq: int) -> int | None:
-        """When the first record after after_seq arrived, in ms since 1970 UTC (to the chunk)."""
+    def _cut_first_chunk(self) -> None:
+        """Take off what a receipt covers; `trim` frees whole chunks and losses only."""
+        start = self.mark + 1
+        self._db.execute("UPDATE losses SET first_seq = ? WHERE first_seq < ?", (start, start))
         row = self._db.execute(
-            "SELECT received_at FROM chunks WHERE first_seq + records > ? ORDER BY first_seq LIMIT 1",
-            (after_seq + 1,),
+            "SELECT first_seq, records, body FROM chunks WHERE first_seq < ? AND first_seq + records > ?",
+            (start, start),
         ).fetchone()
-        return row[0] if row else None
+        if row is not None:
+            first, records, body = row
+            body = chunk.encode(chunk.decode(body).slice(start - first, records))
+            self._db.execute(
+                "UPDATE chunks SET first_seq = ?, records = ?, crc = ?, body = ? WHERE first_seq = ?",
+                (start, first + records - start, zlib.crc32(body), body, first),
+            )
+
+    @told()
+    def status(self) -> Status:
+        """A summary, by index lookups only. Raises FieldlineError, SpoolCorruptError."""
+        return spool_file.status_of(self._db)
 
     def close(self) -> None:
         """Close the database and give up the lock."""
@@ -297,7 +243,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _damage_noticed(), self._db:
+        with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
@@ -369,76 +315,10 @@ def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -
     try:
         return Spool(config, gateway, series_max)
     except SpoolCorruptError as error:
-        move_aside(config.path, error)
+        spool_file.move_aside(config.path, error)
         return Spool(config, gateway, series_max)
-    except sqlite3.Error as error:
-        raise FieldlineError(f"cannot open the spool in {config.path}: {error}") from error
     except OSError as error:
         raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error
-
-
-def move_aside(path: Path, error: SpoolCorruptError) -> None:
-    """Keep a damaged spool under another name; nobody may have it open."""
-    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-    path.rename(aside)
-    log.error("The spool in %s is damaged (%s). It is kept as %s; a new epoch begins.", path, error, aside)
-
-
-@contextlib.contextmanager
-def _damage_noticed() -> Iterator[None]:
-    """SQLite tells a damaged file by sqlite3.DatabaseError itself; its subclasses mean something else."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if type(error) is sqlite3.DatabaseError:
-            raise SpoolCorruptError(str(error)) from error
-        raise
-
-
-def read_status(path: Path) -> Status:
-    """The status of a spool that an agent may have open. Raises FieldlineError when there is none."""
-    file = path / "spool.db"
-    if not file.exists():
-        raise FieldlineError(f"there is no spool in {path}: the agent has not run yet with this config")
-    try:
-        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-        try:
-            return _status(db)
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise FieldlineError(f"cannot read the spool in {path}: {error}") from error
-
-
-def _status(db: sqlite3.Connection) -> Status:
-    db.execute("BEGIN")  # one snapshot for all
-    try:
-        meta = dict(db.execute("SELECT key, value FROM meta"))
-        mark = int(meta["mark"])
-        end, oldest = db.execute(
-            "SELECT coalesce(max(first_seq + records), 1), "
-            "coalesce((SELECT received_at FROM chunks ORDER BY first_seq LIMIT 1), 0) FROM chunks"
-        ).fetchone()
-        loss_end, lost = db.execute(
-            "SELECT coalesce(max(last_seq) + 1, 1), coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) FROM losses",
-            (mark,),
-        ).fetchone()
-        pages, free, size = (
-            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
-    finally:
-        db.execute("ROLLBACK")
-    last_seq = max(end, loss_end, mark + 1) - 1
-    return Status(
-        gateway=str(meta["gateway"]),
-        epoch=str(meta["epoch"]),
-        mark=mark,
-        last_seq=last_seq,
-        records=last_seq - mark - lost,
-        bytes=(pages - free) * size,
-        oldest_at=oldest,
-        lost=lost,
-    )
 
 
 def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
@@ -451,29 +331,3 @@ def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
         if size > bytes_max:
             return max(position, at_least)
     return len(part)
-
-
-def _connect(file: Path, lock: IO[bytes]) -> sqlite3.Connection:
-    """Open the database; gives the lock up if that fails. Raises SpoolCorruptError."""
-    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
-    try:
-        with _damage_noticed():
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA journal_size_limit=16777216")
-            db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
-    except BaseException:
-        db.close()
-        lock.close()
-        raise
-    return db
-
-
-def _lock(path: Path) -> IO[bytes]:
-    file = (path / "lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise FieldlineError(f"another agent is already running on the spool in {path}") from None
-    return file

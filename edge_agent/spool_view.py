@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from edge_agent.config import GatewayConfig
 from edge_agent.health import Report, read_report
-from edge_agent.spool import Status, read_status
+from edge_agent.spool_file import Status, read_status
 from telemetry.clock import Clock
 
 

@@ -15,7 +15,7 @@ from ingest.clickhouse.client import Client, connect
 from ingest.config import IngestConfig
 from ingest.insert import FencedError, Inserter, StoppedError, first_line
 from ingest.ledger import Ledger
-from ingest.worker import Worker
+from ingest.worker import REFUSED_BYTES_MAX, Worker
 from telemetry.backoff import Backoff
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError, FieldlineError
@@ -80,7 +80,9 @@ async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolE
         await _until_clickhouse_answers(worker)
         owned = f"{config.owned[0]}-{config.owned[-1]}" if len(config.owned) > 1 else f"{config.owned[0]}"
         log.info("Worker %s owns partitions %s of %d.", name, owned, config.partitions)
-        options = config.trunk.options(f"fieldline-ingest-{owned}", packet_bytes_max=2 * WIRE_BYTES_MAX)
+        options = config.trunk.options(
+            f"fieldline-ingest-{owned}", packet_bytes_max=2 * WIRE_BYTES_MAX, keep_bytes=REFUSED_BYTES_MAX
+        )
 
         async def check_fence() -> None:
             await asyncio.get_running_loop().run_in_executor(thread, ledger.check)

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from edge_agent.spool import Status
+from edge_agent.spool_file import Status
 from proof.account import Account
 from proof.ports import Ports
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from analytics.migrate import migrate
 from edge_agent.health import read_report as read_agent
-from edge_agent.spool import Status, read_status
+from edge_agent.spool_file import Status, read_status
 from ingest.clickhouse.client import Client, connect
 from proof.ports import Ports
 from proof.supervisor import Program, tcp_listens

@@ -161,7 +161,6 @@ NAMES = (
     "back\\slash",
     "{name:String}",
     "%s%d",
-    "new\nline",
     "",
     "n" * 129,
     "n" * 65_000,

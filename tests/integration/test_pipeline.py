@@ -16,7 +16,7 @@ import paho.mqtt.publish as publish
 import pytest
 from clickhouse_connect import get_client
 
-from edge_agent.spool import read_status
+from edge_agent.spool_file import read_status
 from proof.stack import FIELDLINE, Stack, read_report
 from tests import reference
 from tests.pipeline import SAMPLE, acked, add_fleet, books, ended, fleet_running, make_stack, until

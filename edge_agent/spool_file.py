@@ -1,0 +1,155 @@
+"""The spool's files: schema, opening, ownership, and what SQLite's errors mean.
+
+spool.db (and -wal, -shm)   the database; see edge_agent.spool
+lock                        held by the one agent that owns the spool
+damaged-*.chunk             bodies whose checksum failed, as they were
+corrupt-*/                  databases that SQLite could not read, as they were
+"""
+
+import contextlib
+import fcntl
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from telemetry.errors import FieldlineError, SpoolCorruptError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
+CREATE TABLE IF NOT EXISTS chunks (
+    first_seq INTEGER PRIMARY KEY, records INTEGER NOT NULL, received_at INTEGER NOT NULL,
+    crc INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS losses (
+    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, reason TEXT NOT NULL,
+    declared_at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, keys BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a spool holds. Times in ms since 1970 UTC, 0 when nothing is waiting."""
+
+    gateway: str
+    epoch: str
+    mark: int
+    last_seq: int
+    records: int
+    bytes: int
+    oldest_at: int
+    lost: int
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """SQLite's errors as ours: SpoolCorruptError for a damaged file, else a FieldlineError; both may pass again.
+
+    SQLite tells a damaged file by sqlite3.DatabaseError itself; its subclasses mean something else.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if type(error) is sqlite3.DatabaseError:
+            raise SpoolCorruptError(str(error)) from error
+        raise FieldlineError(f"the spool cannot be used now: {error}") from error
+
+
+def connect(file: Path, owned: IO[bytes]) -> sqlite3.Connection:
+    """Open the database; gives the lock up if that fails. Raises SpoolCorruptError, FieldlineError."""
+    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        with told():
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA journal_size_limit=16777216")
+            db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
+    except BaseException:
+        db.close()
+        owned.close()
+        raise
+    return db
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Become the owner of the spool in a directory. Raises FieldlineError when another agent is."""
+    file = (path / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise FieldlineError(f"another agent is already running on the spool in {path}") from None
+    return file
+
+
+def move_aside(path: Path, error: SpoolCorruptError) -> None:
+    """Keep a damaged spool's files in a directory beside where they were; no agent may have it open.
+
+    Raises FieldlineError.
+    """
+    kept = path / f"corrupt-{time.time_ns()}"
+    try:
+        kept.mkdir()
+        for file in [*path.glob("spool.db*"), *path.glob("damaged-*.chunk")]:
+            file.rename(kept / file.name)
+    except OSError as trouble:
+        raise FieldlineError(f"cannot move the damaged spool in {path} aside: {trouble}") from trouble
+    log.error("The spool in %s is damaged (%s). It is kept in %s; a new epoch begins.", path, error, kept)
+
+
+def read_status(path: Path) -> Status:
+    """The status of a spool that an agent may have open. Raises FieldlineError when there is none."""
+    file = path / "spool.db"
+    if not file.exists():
+        raise FieldlineError(f"there is no spool in {path}: the agent has not run yet with this config")
+    try:
+        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        try:
+            return status_of(db)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise FieldlineError(f"cannot read the spool in {path}: {error}") from error
+
+
+def status_of(db: sqlite3.Connection) -> Status:
+    """The status of an open database, by index lookups only."""
+    db.execute("BEGIN")  # one snapshot for all
+    try:
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        mark = int(meta["mark"])
+        last_seq = last_seq_of(db, mark)
+        oldest = db.execute("SELECT received_at FROM chunks ORDER BY first_seq LIMIT 1").fetchone()
+        (lost,) = db.execute(
+            "SELECT coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) FROM losses", (mark,)
+        ).fetchone()
+        pages, free, size = (
+            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+    finally:
+        db.execute("ROLLBACK")
+    return Status(
+        gateway=str(meta["gateway"]),
+        epoch=str(meta["epoch"]),
+        mark=mark,
+        last_seq=last_seq,
+        records=last_seq - mark - lost,
+        bytes=(pages - free) * size,
+        oldest_at=oldest[0] if oldest else 0,
+        lost=lost,
+    )
+
+
+def last_seq_of(db: sqlite3.Connection, mark: int) -> int:
+    """The last seq that the spool gave: of a chunk, of a loss, or the mark."""
+    ends = (
+        "SELECT first_seq + records - 1 FROM chunks ORDER BY first_seq DESC LIMIT 1",
+        "SELECT last_seq FROM losses ORDER BY first_seq DESC LIMIT 1",
+    )
+    return max([mark, *(int(last) for end in ends for (last,) in db.execute(end))])
