@@ -131,16 +131,14 @@ class Uplink:
             self._connected = True
             self._say(f"connected to {self._options.host}:{self._options.port}, waiting for a receipt")
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(connection), name="uplink-watch")
                 tasks.create_task(self._report(connection), name="uplink-status")
                 tasks.create_task(self._send(connection, tasks), name="uplink-send")
+                # Waiting here and not in a task of its own: a group that is still in its body when a task fails
+                # takes back its own cancel of us (see run).
+                raise ConnectionLostError(await connection.closed)
         finally:
             self._connected = False
             await connection.close()
-
-    async def _watch(self, connection: Connection) -> None:
-        reason = await connection.closed
-        raise ConnectionLostError(reason)
 
     async def _report(self, connection: Connection) -> None:
         topic = contract.up_topic(self._partition, "status", self._gateway)
