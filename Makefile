@@ -2,16 +2,18 @@
 
 SECONDS ?=
 SEED ?= 7
+SEEDS ?= 1
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= var/demo
 
-.PHONY: help demo drill test check bench format clean
+.PHONY: help demo drill sim test check bench format clean
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
 	@echo "make drill [SECONDS=60 SEED=7]  kill every part at random moments, then check the books"
+	@echo "make sim [SEED=7 SEEDS=100]  the same code over a simulated network, disk and ClickHouse"
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
 	@echo "make check              ruff, mypy, import layers"
 	@echo "make bench              speed and size as ratios, as a table and as JSON"
@@ -39,6 +41,9 @@ drill: $(BIN)/.run
 test: $(BIN)/.dev
 	@./tests/install-tools
 	@$(BIN)/python -m pytest
+
+sim: $(BIN)/.dev
+	@$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(SEEDS)
 
 check: $(BIN)/.dev
 	@$(BIN)/ruff check .

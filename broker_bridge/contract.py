@@ -27,6 +27,7 @@ AHEAD_RANGES_MAX = 64
 MESSAGE_BYTES_MAX = 64 * 1024
 REFUSED_CHARS_MAX = 500
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_UP_TOPIC = re.compile(rf"{ROOT}/([0-9]{{1,9}})/([^/]*)/([^/]*)")
 
 
 def is_name(text: str) -> bool:
@@ -59,10 +60,10 @@ def receipt_topic(gateway: str) -> str:
 
 def split_up_topic(topic: str) -> tuple[int, str, str]:
     """(partition, kind, gateway) of an up topic. Raises WireError."""
-    parts = topic.split("/")
-    if len(parts) != 5 or not parts[2].isdigit():
-        raise WireError(f"topic {topic!r} is not of the trunk")
-    return int(parts[2]), parts[3], parts[4]
+    parts = _UP_TOPIC.fullmatch(topic)
+    if parts is None:
+        raise WireError(f"topic {topic[:200]!r} is not of the trunk")
+    return int(parts[1]), parts[2], parts[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Receipt:
                 str(content.get("worker", "")),
                 str(content.get("refused", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise WireError(f"not a receipt: {error}") from error
         if receipt.mark < 0 or any(not 1 <= first <= last for first, last in ahead):
             raise WireError("a receipt's ranges must be ascending and start at 1 or later")

@@ -197,8 +197,10 @@ class Uplink:
     async def _stream(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
         """Send and trim until a batch is in doubt."""
         topic = contract.up_topic(self._partition, "batch", self._gateway)
-        while not self._worker_changed:
+        while True:
             await self._take_receipts()
+            if self._worker_changed:
+                return
             due_s = self._window.overdue_in_s(self._clock.monotonic_s())
             if due_s is not None and due_s <= 0:
                 log.info("No receipt for %.0f s: asking again.", self._limits.resend_s)
@@ -247,23 +249,26 @@ class Uplink:
         """Apply all receipts that came; another worker's receipt means: start again behind it."""
         receipts, self._receipts = self._receipts, []
         for receipt in receipts:
-            if receipt.mark >= self._source.next_seq:
-                await self._renew_epoch(receipt)
+            committed = receipt.ranges()
+            if committed.last >= self._source.next_seq:
+                await self._renew_epoch(receipt.epoch, committed.last)
                 return
+            if self._source.mark:
+                committed.add(1, self._source.mark)  # by an earlier receipt; a late one cannot take it back
             if receipt.worker != self._worker:
                 self._worker = receipt.worker
-                self._window.rewind(receipt.ranges())
+                self._window.rewind(committed)
             else:
-                self._window.confirm(receipt.ranges())
+                self._window.confirm(committed)
         if self._window.confirmed.mark > self._source.mark:
             await self._in_thread(self._source.trim, self._window.confirmed.mark)
 
-    async def _renew_epoch(self, receipt: Receipt) -> None:
+    async def _renew_epoch(self, epoch: str, last_seq: int) -> None:
         log.error(
             "The cloud holds records up to %d of epoch %s, the spool knows only %d: its disk lost commits, "
             "or an old copy was restored. What is waiting is sent again under a new epoch.",
-            receipt.mark,
-            receipt.epoch,
+            last_seq,
+            epoch,
             self._source.next_seq - 1,
         )
         await self._in_thread(self._source.renew_epoch)

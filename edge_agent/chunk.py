@@ -51,6 +51,7 @@ def decode(body: bytes) -> Columns:
     assert body[:1] == VERSION, f"chunk version {body[0]} is not known"
     plain = memoryview(zstd.decompress(body[1:]))
     (n,) = struct.unpack_from("<I", plain)
+    assert len(plain) >= 4 + n * READING_BYTES, "a chunk holds as many records as it counts"
     columns = Columns()
     at = 4
     for column in (columns.series, columns.measured_at, columns.received_at, columns.value, columns.quality):

@@ -6,8 +6,8 @@ the disk, the larger the groups. Only after the commit are the group's deliverie
 arrival (invariant 1). A group that cannot be committed now (spool full, disk error) is kept and tried again;
 meanwhile `deliver` takes nothing and blocks, and the collectors push back to their senders.
 
-Limits: the open group takes no more deliveries at commit_records_max records or GROUP_BYTES_MAX of texts and
-dead letters.
+Limits: the open group takes no more deliveries at commit_records_max records or GROUP_BYTES_MAX of payloads, or
+a quarter of spool.bytes_max if that is less: the config sees to it that one delivery more still fits.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class GroupCommit:
         self._config = config
         self._clock = clock
         self._thread = thread
+        self._bytes_max = min(GROUP_BYTES_MAX, spool.bytes_max // 4)
         self._open = Group()
         self._committing = Group()
         self._filled = asyncio.Event()
@@ -91,7 +92,7 @@ class GroupCommit:
         self._filled.set()
 
     def _is_full(self, group: Group) -> bool:
-        return len(group.columns) >= self._config.commit_records_max or group.payload_bytes >= GROUP_BYTES_MAX
+        return len(group.columns) >= self._config.commit_records_max or group.payload_bytes >= self._bytes_max
 
     def _is_repeated(self, key: int) -> bool:
         return self._spool.knows(key) or key in self._committing.known or key in self._open.known

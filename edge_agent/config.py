@@ -130,6 +130,16 @@ class GatewayConfig(Section):
             raise ValueError("nothing to collect: add a section [mqtt] or [coap]")
         return self
 
+    @model_validator(mode="after")
+    def _one_commit_fits(self) -> "GatewayConfig":
+        delivery_bytes = self.collect.payload_bytes_max + (self.mqtt.chunk_bytes_max if self.mqtt else 0)
+        if self.spool.bytes_max < 4 * delivery_bytes:
+            raise ValueError(
+                f"spool.bytes_max must be at least {4 * delivery_bytes}, four times what may come at once "
+                "(collect.payload_bytes_max and mqtt.chunk_bytes_max)"
+            )
+        return self
+
 
 def load(path: Path) -> GatewayConfig:
     """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`."""

@@ -96,6 +96,8 @@ def read_report(directory: Path) -> Report | None:
     try:
         report = Report(**json.loads((directory / FILE).read_text()))
         os.kill(report.pid, 0)
+    except PermissionError:
+        return report  # it runs, as another user
     except (OSError, ValueError, TypeError):
         return None
     return report

@@ -26,6 +26,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from edge_agent import chunk, spool_file
 from edge_agent.config import Spool as SpoolConfig
@@ -73,6 +74,11 @@ class Spool:
         self._load_series()
         self._journal = Journal(self._db)
         self.next_seq = spool_file.last_seq_of(self._db, self.mark) + 1
+
+    @property
+    def bytes_max(self) -> int:
+        """The limit of the database's size."""
+        return self._config.bytes_max
 
     def _load_series(self) -> None:
         rows = self._db.execute("SELECT id, device, metric, unit FROM series ORDER BY id")
@@ -150,7 +156,8 @@ class Spool:
                     if columns:
                         break
                     rows.close()
-                    return self._declare_damaged(first, first + records - 1, body)
+                    lost = self._declare_damaged(first, first + records - 1, body)
+                    return replace(lost, first_seq=expected)
                 part = chunk.decode(body)
                 assert len(part) == records, "a chunk holds as many records as it says"
                 room = min(records_max - len(columns), first + records - expected)
@@ -248,8 +255,10 @@ class Spool:
             yield
 
     def _make_room(self, body_bytes: int, now_ms: int) -> None:
-        while (full := self._full(body_bytes + BYTES_RESERVED)) is not None:
-            if self._config.when_full == "block" or not self._drop_oldest(now_ms):
+        needed = body_bytes + BYTES_RESERVED
+        can_drop = self._config.when_full == "drop_oldest" and needed <= self._config.bytes_max
+        while (full := self._full(needed)) is not None:
+            if not can_drop or not self._drop_oldest(now_ms):
                 raise SpoolFullError(full)
 
     def _full(self, coming_bytes: int) -> str | None:

@@ -112,6 +112,8 @@ def read_status(path: Path) -> Status:
         db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
         try:
             return status_of(db)
+        except KeyError:
+            raise FieldlineError(f"the spool in {path} is being made") from None
         finally:
             db.close()
     except sqlite3.Error as error:

@@ -40,6 +40,11 @@ class SeqRanges:
         return self._lasts[0] if self._firsts and self._firsts[0] == 1 else 0
 
     @property
+    def last(self) -> int:
+        """The largest seq in the set; 0 when it is empty."""
+        return self._lasts[-1] if self._lasts else 0
+
+    @property
     def ahead(self) -> list[tuple[int, int]]:
         """The ranges beyond the mark."""
         return list(self)[1 if self.mark else 0 :]

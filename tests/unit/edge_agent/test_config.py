@@ -54,6 +54,7 @@ def complaint(tmp_path: Path, text: str) -> str:
         ("collect.payload_bytes_max = 'many'", "collect.payload_bytes_max must be a valid integer"),
         ("collect.dead_letter_bytes_max = 2000000", "must be <= 1048576, got 2000000"),
         ("mqtt = {password = 'a', password_file = 'b'}", "give password or password_file, not both"),
+        ("mqtt = {}\nspool.bytes_max = 2000000", "spool.bytes_max must be at least 17825792, four times what may"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_file_and_key(tmp_path: Path, lines: str, sentence: str) -> None:

@@ -1,0 +1,179 @@
+"""What telemetry.wire encodes on the gateway, ingest.decode reads in the cloud: the same to the bit."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+from backports import zstd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest.decode import SEQ_MAX, SERIES_TEXT_CHARS_MAX, Batch, decode
+from telemetry import wire
+from telemetry.columns import DEAD, Columns, DeadLetter, Series
+from telemetry.errors import WireError
+from telemetry.records import Loss
+from telemetry.wire import PLAIN_BYTES_MAX, ROWS_MAX, WIRE_BYTES_MAX, Header
+from tests.records import NEW_YEAR_MS, STORABLE_MS, columns, numbered, series_of, texts
+
+first_seqs = st.integers(1, 2**61)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", fullmatch=True)
+reasons = texts.map(lambda text: text.replace("\0", ""))  # our own sentences, in Arrow metadata, which ends at a NUL
+
+
+def travel(made: Columns, first_seq: int = 1) -> Batch:
+    header = Header("g", "e", first_seq, len(made))
+    return decode(wire.encode(header, made, series_of), "g")
+
+
+@settings(deadline=None, max_examples=150)
+@given(columns(at_ms=STORABLE_MS), first_seqs, names, names)
+def test_records_arrive_as_they_left(made: Columns, first_seq: int, gateway: str, epoch: str) -> None:
+    header = Header(gateway, epoch, first_seq, len(made))
+    batch = decode(wire.encode(header, made, series_of), gateway)
+    assert batch.header == header
+    assert batch.loss is None
+    assert [None if s == DEAD else batch.names[s] for s in batch.series] == [
+        None if s == DEAD else series_of(s) for s in made.series
+    ]
+    assert batch.measured_at.tobytes() == made.measured_at.tobytes()
+    assert batch.received_at.tobytes() == made.received_at.tobytes()
+    assert batch.value.tobytes() == made.value.tobytes()
+    assert batch.quality.tobytes() == made.quality.tobytes()
+    assert batch.texts == made.texts
+    assert batch.dead == made.dead
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [0x7FF8_0000_0000_0000, 0xFFF8_0000_0000_0001, 0x7FF0_0000_0000_0001, 0x7FF0 << 48, 0xFFF0 << 48, 1 << 63, 1],
+    ids=["nan", "negative nan with payload", "signalling nan", "inf", "-inf", "-0", "smallest"],
+)
+def test_every_bit_pattern_of_a_value_arrives(bits: int) -> None:
+    made = numbered(1, 1)
+    made.value[0] = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    assert travel(made).value.view(np.uint64).tolist() == [bits]
+
+
+def test_an_empty_text_is_a_text_and_not_a_number() -> None:
+    made = numbered(1, 3)
+    made.texts = {1: ""}
+    assert travel(made).texts == {1: ""}
+
+
+@pytest.mark.parametrize("letter", [DeadLetter("", b"", ""), DeadLetter("t/é", b"\x00\xff" * 9, "it's €\n")])
+def test_a_batch_of_one_dead_letter_has_no_series(letter: DeadLetter) -> None:
+    made = Columns()
+    made.add_dead(letter, NEW_YEAR_MS)
+    batch = travel(made)
+    assert (batch.dead, batch.names, batch.series.tolist()) == ({0: letter}, [], [DEAD])
+
+
+def test_only_the_series_that_are_used_travel() -> None:
+    made = numbered(1, 4)
+    made.series[:] = type(made.series)("i", [2**31 - 1, 7, 7, 7])
+    known = {2**31 - 1: Series("a", "m", "u"), 7: Series("b", "m", "")}
+    batch = decode(wire.encode(Header("g", "e", 1, 4), made, known.__getitem__), "g")
+    assert batch.names == [known[7], known[2**31 - 1]]
+    assert batch.series.tolist() == [1, 0, 0, 0]
+
+
+@settings(deadline=None)
+@given(reasons, st.integers(1, 2**61), st.integers(1, 2**61), STORABLE_MS)
+def test_a_loss_arrives_as_it_left(reason: str, first_seq: int, count: int, declared_at: int) -> None:
+    header = Header("g", "e", first_seq, count)
+    batch = decode(wire.encode_loss(header, reason, declared_at), "g")
+    assert batch.loss == Loss(first_seq, first_seq + count - 1, reason, declared_at)
+    assert len(batch.series) == 0
+
+
+@settings(deadline=None)
+@given(columns(at_ms=STORABLE_MS, records_max=5), st.data())
+def test_a_time_that_cannot_be_stored_costs_its_reading_only(made: Columns, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(made) - 1))
+    outside = [-(2**63), -1, 0, 946_684_799_999, 4_102_444_800_000, 2**63 - 1]
+    made.measured_at[position] = at = data.draw(st.sampled_from(outside))
+    batch = travel(made)
+    letter = batch.dead.pop(position)
+    if position not in made.dead:
+        assert f"{at} ms since 1970" in letter.reason
+        assert batch.series[position] == DEAD
+    assert batch.dead == {p: kept for p, kept in made.dead.items() if p != position}
+    assert batch.texts == {p: text for p, text in made.texts.items() if p != position}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=200), st.booleans())
+def test_bytes_that_are_no_batch_are_a_sentence(junk: bytes, compressed: bool) -> None:
+    with pytest.raises(WireError):
+        decode(zstd.compress(junk) if compressed else junk, "g")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_damaged_batch_is_a_sentence_or_still_a_batch(data: st.DataObject) -> None:
+    """Damage within the Arrow stream, as a hostile sender makes it: TCP has checksums. Never another exception."""
+    plain = bytearray(zstd.decompress(wire.encode(Header("g", "e", 1, 40), numbered(1, 40), series_of)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        plain[data.draw(st.integers(0, len(plain) - 1))] = data.draw(st.integers(0, 255))
+    del plain[data.draw(st.integers(len(plain) // 2, len(plain) * 2)) :]
+    try:
+        batch = decode(zstd.compress(plain), "g")
+    except WireError:
+        return
+    assert len(batch.series) == (0 if batch.loss else batch.header.count)
+
+
+def test_a_batch_of_another_gateway_is_refused() -> None:
+    with pytest.raises(WireError, match="names gateway 'g', but came on the topic of 'h'"):
+        decode(wire.encode(Header("g", "e", 1, 1), numbered(1, 1), series_of), "h")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [Header("g", "e", 0, 3), Header("g", "e", SEQ_MAX - 1, 3), Header("g g", "e", 1, 3), Header("g", "", 1, 3)],
+)
+def test_a_header_that_cannot_be_is_refused(header: Header) -> None:
+    with pytest.raises(WireError, match=r"out of range|not a name"):
+        decode(wire.encode(header, numbered(1, 3), series_of), header.gateway)
+
+
+def test_rows_are_limited() -> None:
+    one, rows = numbered(1, 1), ROWS_MAX + 1
+    made = Columns(
+        one.series * rows, one.measured_at * rows, one.received_at * rows, one.value * rows, one.quality * rows
+    )
+    with pytest.raises(WireError, match=f"out of range: {ROWS_MAX + 1} from 1 on"):
+        travel(made)
+    made.truncate(ROWS_MAX)
+    assert len(travel(made).series) == ROWS_MAX
+
+
+def test_compressed_bytes_are_limited() -> None:
+    made = Columns()
+    made.add_dead(DeadLetter("t", os.urandom(WIRE_BYTES_MAX), "r"), NEW_YEAR_MS)
+    with pytest.raises(WireError, match=f"the limit is {WIRE_BYTES_MAX}"):
+        travel(made)
+
+
+def test_decompressed_bytes_are_limited_before_they_are_there() -> None:
+    bomb = zstd.compress(bytes(PLAIN_BYTES_MAX + 1))
+    assert len(bomb) < WIRE_BYTES_MAX
+    with pytest.raises(WireError, match=f"longer than {PLAIN_BYTES_MAX} bytes"):
+        decode(bomb, "g")
+
+
+@pytest.mark.parametrize("length", [SERIES_TEXT_CHARS_MAX, SERIES_TEXT_CHARS_MAX + 1])
+def test_the_names_of_a_series_are_limited(length: int) -> None:
+    payload = wire.encode(Header("g", "e", 1, 1), numbered(1, 1), lambda _: Series("d", "é" * length, ""))
+    if length > SERIES_TEXT_CHARS_MAX:
+        with pytest.raises(WireError, match="longer than 256 characters"):
+            decode(payload, "g")
+    else:
+        assert decode(payload, "g").names[0].metric == "é" * length
+
+
+def test_a_header_and_its_rows_must_agree() -> None:
+    with pytest.raises(AssertionError):
+        wire.encode(Header("g", "e", 1, 2), numbered(1, 3), series_of)
