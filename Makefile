@@ -12,7 +12,7 @@ DEMO_DIR ?= var/demo
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
-	@echo "make drill [SECONDS=60 SEED=7]  kill every part at random moments, then check the books"
+	@echo "make drill [SECONDS=180 SEED=7]  break every part at random moments, then check the books"
 	@echo "make sim [SEED=7 SEEDS=100]  the same code over a simulated network, disk and ClickHouse"
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
 	@echo "make check              ruff, mypy, import layers"

@@ -1,6 +1,7 @@
 """The command line, and the only place that knows all packages. Each command imports what it needs."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Optional
@@ -33,6 +34,7 @@ Url = Annotated[
 ]
 Address = Optional[str]  # noqa: UP045 - as typer's documentation has it
 SAMPLE = Path(__file__).parent / "data" / "la_haute_borne" / "2015-03.csv"
+PORT_MAX = 65_535
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 
 
@@ -115,7 +117,9 @@ def ingest_run(config: Config) -> None:
 def clickhouse_run(
     path: Annotated[Path, typer.Option(help="The data directory; made if it does not exist.")],
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port of ClickHouse's HTTP interface.")] = 8123,
+    port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="The port of ClickHouse's HTTP interface; 0: a free one.")
+    ] = 8123,
     user: Annotated[str, typer.Option(help="With --password-file: who may log in.")] = "default",
     password_file: Annotated[
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
@@ -142,7 +146,7 @@ def clickhouse_run(
 @broker_app.command("run")
 def broker_run(
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port for MQTT.")] = 1883,
+    port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="The port for MQTT.")] = 1883,
 ) -> None:
     """Run the embedded broker (rumqttd), until stopped. It keeps nothing over a restart."""
     from broker_bridge.embedded import run
@@ -165,14 +169,16 @@ def demo(
     ] = Path("var/demo"),
     seconds: Annotated[
         Optional[float],  # noqa: UP045 - as typer's documentation has it
-        typer.Option(help="Stop sending after so many seconds; default: at the recording's end or Ctrl-C."),
+        typer.Option(min=0, help="Stop sending after so many seconds; default: at the recording's end or Ctrl-C."),
     ] = None,
     csv: Annotated[Path, typer.Option(help="The recording of wind turbines to replay.")] = SAMPLE,
-    speed: Annotated[float, typer.Option(help="Seconds of recorded time per second; 0: as fast as it goes.")] = 3600.0,
-    mqtt_port: Annotated[int, typer.Option(help="Port of the device broker.")] = 1883,
-    coap_port: Annotated[int, typer.Option(help="UDP port of the agent's CoAP server.")] = 5683,
-    trunk_port: Annotated[int, typer.Option(help="Port of the trunk's broker.")] = 1884,
-    clickhouse_port: Annotated[int, typer.Option(help="Port of ClickHouse.")] = 8123,
+    speed: Annotated[
+        float, typer.Option(min=0, help="Seconds of recorded time per second; 0: as fast as it goes.")
+    ] = 3600.0,
+    mqtt_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the device broker.")] = 1883,
+    coap_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="UDP port of the agent's CoAP server.")] = 5683,
+    trunk_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the trunk's broker.")] = 1884,
+    clickhouse_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of ClickHouse.")] = 8123,
 ) -> None:
     """Four wind turbines, end to end, on this machine; ends with the books, exit status 0 if they are right."""
     import asyncio
@@ -184,8 +190,10 @@ def demo(
     logging.getLogger().setLevel(logging.WARNING)
     try:
         names = devices(csv)
-    except (OSError, ValueError) as error:
-        raise FieldlineError(f"cannot replay {csv}: {error}") from error
+    except OSError as error:
+        raise FieldlineError(f"cannot replay {csv}: {error.strerror}") from error
+    except ValueError as error:
+        raise FieldlineError(f"cannot replay: {error}") from error
     ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
     try:
@@ -198,14 +206,14 @@ def demo(
 
 @app.command("drill")
 def drill(
-    seconds: Annotated[float, typer.Option(min=1, help="How long to strike.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to strike.")] = 180.0,
     seed: Annotated[int, typer.Option(help="Draws the schedule of faults.")] = 7,
     report: Annotated[
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
         typer.Option(help="Write the outcome here as JSON."),
     ] = None,
 ) -> None:
-    """Kill and hang every part of the pipeline at random moments, then check the books, by count and value."""
+    """Break every part of the pipeline at random moments, then check the books, by count and value."""
     import asyncio
 
     from proof.drill import Options, run
@@ -222,7 +230,9 @@ def simulate(
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
         typer.Option(help="Replay this recording instead of synthetic devices."),
     ] = None,
-    speed: Annotated[float, typer.Option(help="With --csv: recorded seconds per second; 0: no waiting.")] = 600.0,
+    speed: Annotated[
+        float, typer.Option(min=0, help="With --csv: recorded seconds per second; 0: no waiting.")
+    ] = 600.0,
     devices: Annotated[int, typer.Option(min=1, help="Synthetic devices.")] = 100,
     rate: Annotated[float, typer.Option(min=0.001, help="Messages per second of each synthetic device.")] = 1.0,
     metrics: Annotated[int, typer.Option(min=1, max=8, help="Metrics per message of synthetic devices.")] = 4,
@@ -231,7 +241,7 @@ def simulate(
     connections: Annotated[int, typer.Option(min=1, help="MQTT connections, and CoAP ports.")] = 4,
     seconds: Annotated[
         Optional[float],  # noqa: UP045 - as typer's documentation has it
-        typer.Option(help="Stop sending after so many seconds."),
+        typer.Option(min=0, help="Stop sending after so many seconds."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the made-up values.")] = 1,
     report: Annotated[
@@ -273,7 +283,7 @@ def _address(text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) <= PORT_MAX:
         raise FieldlineError(f"{text!r} must be HOST:PORT, e.g. 127.0.0.1:1883")
     return host, int(port)
 

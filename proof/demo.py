@@ -57,10 +57,14 @@ async def run(options: Options) -> int:
         client = await asyncio.to_thread(stack.client)
         try:
             before = await settled(options, stack, client, stopping)
-            display.say_how_to_look()
-            sent_count = await _send(options, stack, client, display, stopping)
-            display.say("The fleet has stopped; waiting for the last receipts.")
-            account = await close_books(client, sent_count, before, options.devices)
+            if stopping.is_set():
+                display.say("Stopped before anything was sent.")
+                account = Account.of(0, before, before)
+            else:
+                display.say_how_to_look()
+                sent_count = await _send(options, stack, client, display, stopping)
+                display.say("The fleet has stopped; waiting for the last receipts.")
+                account = await close_books(client, sent_count, before, options.devices)
         finally:
             await asyncio.to_thread(client.close)
     display.end(account)
@@ -90,7 +94,11 @@ async def settled(options: Options, stack: Stack, client: Client, stopping: asyn
 
 
 async def _send(options: Options, stack: Stack, client: Client, display: Display, stopping: asyncio.Event) -> int:
-    """Run the fleet until it ends by itself, by time or by Ctrl-C; what devices had acknowledged."""
+    """Run the fleet until it ends by itself, by time or by Ctrl-C; what devices had acknowledged.
+
+    Raises FieldlineError when the fleet fails. One that is stopped before it could write its first report has
+    sent nothing.
+    """
     report = options.directory / "fleet.json"
     report.unlink(missing_ok=True)
     command = [*fleet_command(options.ports, report), *options.fleet]
@@ -104,7 +112,10 @@ async def _send(options: Options, stack: Stack, client: Client, display: Display
             await asyncio.sleep(SAMPLE_S)
         await fleet.stop(seconds_max=QUIET_S_MAX)
     counts = read_report(report)
-    if not counts or (fleet.process and fleet.process.returncode not in (0, None)):
+    assert fleet.process is not None
+    if stopping.is_set() and not counts and fleet.process.returncode == -signal.SIGTERM:
+        return 0
+    if not counts or fleet.process.returncode != 0:
         raise FieldlineError(f"The fleet failed:\n{fleet.tail()}")
     return sent(counts)
 

@@ -1,8 +1,8 @@
-"""`fieldline drill`: kill every part of the pipeline at moments drawn from a seed, then check the books.
+"""`fieldline drill`: break every part of the pipeline at moments drawn from a seed, then check the books.
 
-Faults: SIGKILL of the agent, of ingest, of ClickHouse and of the trunk's broker (which keeps nothing), each
-restarted by the supervisor; SIGSTOP of ingest and of the agent for a while. The device broker is Mosquitto
-where it is installed: it marks redeliveries, which the embedded one does not (docs/decisions/0005).
+The faults are in proof/faults.py; each kind comes once, in random order, then all over again. Between agent and
+trunk broker stands a link that can go bad, and somebody on the trunk sends batches again. Both brokers are
+Mosquitto where it is installed: it marks redeliveries, which the embedded one does not (docs/decisions/0005).
 
 Every message that a device was told is safe is compared by value with the table: the fleet writes a journal,
 and a query counts each (device, metric, time, value). 0 only when nothing is missing and nothing is double.
@@ -11,11 +11,9 @@ and a query counts each (device, metric, time, value). 0 only when nothing is mi
 import asyncio
 import json
 import random
-import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,14 +23,14 @@ from rich.table import Table
 from ingest.clickhouse.client import Client
 from proof.account import Account, Totals
 from proof.demo import close_books, fleet_command, sent
+from proof.faults import FAULTS, KEEPALIVE_S, Scene, faketime, faketime_environment
+from proof.link import Link
+from proof.meddler import Meddler
 from proof.ports import free_ports
 from proof.stack import Stack, mosquitto, mosquitto_broker, read_report
 from telemetry.errors import FieldlineError
 
-KILLED = ("edge", "ingest", "clickhouse", "trunk-broker")
-HUNG = ("edge", "ingest")
-PAUSE_S = (2.0, 6.0)
-HANG_S = (1.0, 8.0)
+PAUSE_S = (1.0, 4.0)
 RECOVERED_S_MAX = 120.0
 
 
@@ -46,10 +44,9 @@ class Options:
 
 
 @dataclass(slots=True)
-class Fault:
-    """One kind of fault on one program: how often, and the slowest return to work."""
+class Struck:
+    """One kind of fault: how often, and the slowest return to work, from its beginning on."""
 
-    name: str
     times: int = 0
     recovery_s_worst: float = 0.0
 
@@ -58,29 +55,37 @@ class Fault:
 class Drill:
     """One run."""
 
-    stack: Stack
-    chance: random.Random
+    scene: Scene
     console: Console
-    faults: dict[str, Fault] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic)
+    struck: dict[str, Struck] = field(default_factory=dict)
+    backlog: int = 0
     backlog_peak: int = 0
+    _bag: list[str] = field(default_factory=list)
+
+    @property
+    def stack(self) -> Stack:
+        return self.scene.stack
+
+    def _draw(self) -> str:
+        """The next fault: every kind once, in random order, then all over again."""
+        if not self._bag:
+            self._bag = [name for name in FAULTS if name != "set gateway's clock" or self.scene.clock is not None]
+            self.scene.chance.shuffle(self._bag)
+        return self._bag.pop()
 
     async def strike(self) -> None:
-        """One fault, and the wait until new rows reach the table again."""
-        name = self.chance.choice(KILLED + HUNG)
-        kind = self.chance.choice(("kill", "hang")) if name in HUNG else "kill"
-        program = self.stack.programs[name]
-        fault = self.faults.setdefault(f"{kind} {name}", Fault(f"{kind} {name}"))
-        self.console.print(f"  {kind} {name}")
-        began_s = time.monotonic()
-        if kind == "kill":
-            program.kill()
-        else:
-            program.signal(signal.SIGSTOP)
-            await asyncio.sleep(self.chance.uniform(*HANG_S))
-            program.signal(signal.SIGCONT)
-        await self._works_again(program.name)
-        fault.times += 1
-        fault.recovery_s_worst = max(fault.recovery_s_worst, time.monotonic() - began_s)
+        """One fault, and the wait until what is spooled from then on is confirmed."""
+        name = self._draw()
+        struck = self.struck.setdefault(name, Struck())
+        at_s = time.monotonic()
+        self.console.print(f"{at_s - self.began_s:6.1f} s  {name:<20}", end="")
+        await FAULTS[name](self.scene)
+        await self._works_again(name)
+        took_s = time.monotonic() - at_s
+        self.console.print(f" {took_s:5.1f} s until confirmed, {self.backlog:,} records wait")
+        struck.times += 1
+        struck.recovery_s_worst = max(struck.recovery_s_worst, took_s)
 
     async def _works_again(self, name: str) -> None:
         """The receipt moves on: something that is spooled from now on was confirmed."""
@@ -89,14 +94,15 @@ class Drill:
         while True:
             status = await asyncio.to_thread(self.stack.spool_status)
             if status is not None:
+                self.backlog = status.records
                 self.backlog_peak = max(self.backlog_peak, status.records)
                 goal = status.last_seq + 1 if goal is None else goal
                 if status.mark >= goal:
                     return
             if time.monotonic() > deadline_s:
+                logs = "\n".join(f"{part}:\n{self.stack.programs[part].tail(8)}" for part in ("edge", "ingest"))
                 raise FieldlineError(
-                    f"After a fault of {name} nothing was confirmed for {RECOVERED_S_MAX:.0f} s.\n"
-                    f"{self.stack.programs[name].tail()}"
+                    f"After the fault {name!r} nothing was confirmed for {RECOVERED_S_MAX:.0f} s.\n{logs}"
                 )
             await asyncio.sleep(0.05)
 
@@ -105,23 +111,48 @@ async def run(options: Options) -> int:
     """Run the drill; 0 only when the books are right, by count and by value."""
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="fieldline-drill-") as directory:
-        ports, found = free_ports(), mosquitto()
-        broker = mosquitto_broker(found, ports.mqtt, Path(directory)) if found else ()
-        stack = Stack(Path(directory), ports, device_broker=broker)
-        if not found:
-            console.print("Mosquitto is not installed: the embedded device broker may redeliver unmarked.")
-        console.print(f"Drill with seed {options.seed}, {options.seconds:.0f} s of faults")
-        drill = Drill(stack, random.Random(options.seed), console)  # noqa: S311 - a schedule, not a secret
-        async with stack.running():
-            account, differences = await _run(options, drill)
+        chance = random.Random(options.seed)  # noqa: S311 - a schedule, not a secret
+        stack, clock = _stack(Path(directory), console)
+        console.print(f"Drill with seed {options.seed}: {options.seconds:.0f} s of faults, logs in {directory}/logs")
+        meddler = Meddler(stack.ports.trunk, chance)
+        async with Link(stack.uplink_port, stack.ports.trunk).open() as link, stack.running():
+            client = await asyncio.to_thread(stack.client)
+            meddling = asyncio.create_task(meddler.run(), name="meddler")
+            try:
+                drill = Drill(Scene(stack, link, meddler, client, chance, clock), console)
+                account, differences = await _run(options, drill)
+            finally:
+                meddling.cancel()
+                await asyncio.gather(meddling, return_exceptions=True)
+                await asyncio.to_thread(client.close)
     console.print(_table(drill))
+    console.print(f"Batches sent again: {meddler.sent}")
     for line in differences:
         console.print(line)
     passed = account.holds and not differences
     if options.report is not None:
-        _write(options.report, drill, account, passed=passed)
+        _write(options, drill, account, differences)
     print(account.line(), flush=True)
     return 0 if passed else 1
+
+
+def _stack(directory: Path, console: Console) -> tuple[Stack, Path | None]:
+    """The pipeline under test, and the file that sets its gateway's clock, if that can be done here."""
+    ports, uplink_port, program = free_ports(), free_ports().trunk, mosquitto()
+    device_broker, trunk_broker = (
+        ((), ())
+        if program is None
+        else (mosquitto_broker(program, port, directory) for port in (ports.mqtt, ports.trunk))
+    )
+    if program is None:
+        console.print("Mosquitto is not installed: the embedded device broker may redeliver unmarked.")
+    stack = Stack(directory, ports, device_broker, trunk_broker, uplink_port=uplink_port, keepalive_s=KEEPALIVE_S)
+    library, clock = faketime(), directory / "clock"
+    if library is None:
+        console.print("libfaketime is not installed (Debian: faketime): the gateway's clock is not set.")
+        return stack, None
+    stack.programs["edge"].environment = faketime_environment(library, clock)
+    return stack, clock
 
 
 async def _run(options: Options, drill: Drill) -> tuple[Account, list[str]]:
@@ -131,18 +162,15 @@ async def _run(options: Options, drill: Drill) -> tuple[Account, list[str]]:
     command += ["--devices", "60", "--rate", "5", "--poison", "0.01", "--seed", str(options.seed)]
     fleet = stack.add("fleet", command, restart=False)
     fleet.start()
-    deadline_s = time.monotonic() + options.seconds
-    while time.monotonic() < deadline_s:
-        await asyncio.sleep(drill.chance.uniform(*PAUSE_S))
+    drill.began_s = time.monotonic()
+    while time.monotonic() - drill.began_s < options.seconds:
+        await asyncio.sleep(drill.scene.chance.uniform(*PAUSE_S))
         await drill.strike()
+    drill.console.print("No more faults; the fleet stops, and the books are closed.")
     if await fleet.stop(seconds_max=RECOVERED_S_MAX) != 0:
         raise FieldlineError(f"The fleet was left without answers:\n{fleet.tail()}")
-    client = await asyncio.to_thread(stack.client)
-    try:
-        account = await close_books(client, sent(read_report(report)), Totals())
-        return account, await asyncio.to_thread(compare, client, journal)
-    finally:
-        client.close()
+    account = await close_books(drill.scene.client, sent(read_report(report)), Totals())
+    return account, await asyncio.to_thread(compare, drill.scene.client, journal)
 
 
 def compare(client: Client, journal: Path) -> list[str]:
@@ -174,22 +202,30 @@ def compare(client: Client, journal: Path) -> list[str]:
 
 def _table(drill: Drill) -> Table:
     table = Table(title=f"Faults (largest backlog {drill.backlog_peak:,} records)", title_justify="left")
-    for heading in ("fault", "times", "worst recovery"):
+    for heading in ("fault", "times", "until confirmed, worst"):
         table.add_column(heading, justify="left" if heading == "fault" else "right")
-    for fault in sorted(drill.faults.values(), key=lambda fault: fault.name):
-        table.add_row(fault.name, str(fault.times), f"{fault.recovery_s_worst:.1f} s")
+    for name in FAULTS:
+        if struck := drill.struck.get(name):
+            table.add_row(name, str(struck.times), f"{struck.recovery_s_worst:.1f} s")
+        else:
+            table.add_row(name, "0", "-")
     return table
 
 
-def _write(path: Path, drill: Drill, account: Account, *, passed: bool) -> None:
-    faults: Sequence[dict[str, object]] = [
-        {"fault": f.name, "times": f.times, "recovery_s_worst": round(f.recovery_s_worst, 2)}
-        for f in drill.faults.values()
+def _write(options: Options, drill: Drill, account: Account, differences: list[str]) -> None:
+    faults = [
+        {"fault": name, "times": struck.times, "recovery_s_worst": round(struck.recovery_s_worst, 2)}
+        for name, struck in drill.struck.items()
     ]
     content = {
-        "passed": passed,
+        "passed": account.holds and not differences,
+        "seed": options.seed,
+        "seconds": options.seconds,
         "accounting": account.line(),
+        "differences": differences,
         "backlog_peak": drill.backlog_peak,
+        "batches_sent_again": drill.scene.meddler.sent,
         "faults": faults,
     }
-    path.write_text(json.dumps(content, indent=1))
+    assert options.report is not None
+    options.report.write_text(json.dumps(content, indent=1))

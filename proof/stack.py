@@ -50,7 +50,10 @@ def mosquitto_broker(program: str, port: int, directory: Path) -> tuple[str, ...
 
 @dataclass(slots=True)
 class Stack:
-    """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config."""
+    """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config.
+
+    uplink_port: where the agent finds the trunk, if not directly at its broker.
+    """
 
     directory: Path
     ports: Ports
@@ -58,20 +61,33 @@ class Stack:
     trunk_broker: Sequence[str] = ()
     gateway_toml: str = ""
     ingest_toml: str = ""
+    uplink_port: int = 0
+    keepalive_s: int = 30
     programs: dict[str, Program] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        try:
+            self._write_configs()
+        except OSError as error:
+            raise FieldlineError(f"cannot keep data in {self.directory}: {error.strerror}") from error
+        self._define()
+
+    def _write_configs(self) -> None:
         for folder in ("logs", "clickhouse"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         self.gateway_config.write_text(
             f'gateway = "{GATEWAY}"\n{self.gateway_toml}\n'
             f"[mqtt]\nport = {self.ports.mqtt}\n\n"
             f'[coap]\nbind = "127.0.0.1"\nport = {self.ports.coap}\n\n'
-            f"[uplink]\nport = {self.ports.trunk}\nreconnect_s_max = 2.0\n"
+            f"[uplink]\nport = {self.uplink_port or self.ports.trunk}\nreconnect_s_max = 2.0\n"
+            f"keepalive_s = {self.keepalive_s}\n"
         )
         self.ingest_config.write_text(
             f'clickhouse_url = "{self.url}"\n{self.ingest_toml}\n[trunk]\nport = {self.ports.trunk}\n'
+            f"keepalive_s = {self.keepalive_s}\n"
         )
+
+    def _define(self) -> None:
         self.add("device-broker", self.device_broker or embedded_broker(self.ports.mqtt), self.ports.mqtt)
         self.add("trunk-broker", self.trunk_broker or embedded_broker(self.ports.trunk), self.ports.trunk)
         clickhouse = ("clickhouse", "run", "--path", str(self.directory / "clickhouse"))

@@ -88,7 +88,8 @@ class Ingest:
         inserter = Inserter(client, name, self.owned, stop)
         thread: Any = Thread(world.loop, lambda: world.chance.choice((0.0, 0.001)))
         clock = world.cloud_clock
-        ledger = Ledger(inserter, clock)
+        own = set(self.owned)
+        ledger = Ledger(inserter, clock, owns=lambda gateway: contract.partition_of(gateway, PARTITIONS) in own)
         commit = Commit(rows_max=world.chance.choice((5, 100, 200_000)), age_s_max=world.chance.choice((0.0, 0.2)))
         worker = Worker(
             inserter=inserter, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, thread=thread

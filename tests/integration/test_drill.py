@@ -1,0 +1,98 @@
+"""The drill: its link and its verdict, and a short run of it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from proof.drill import compare
+from proof.faults import FAULTS
+from proof.link import Link
+from tests.brokers import HOST, free_port
+from tests.clickhouse import ROOT
+
+
+def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
+    report = tmp_path / "drill.json"
+    command = [sys.executable, "-m", "fieldline", "drill", "--seconds", "12", "--seed", "3", "--report", str(report)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=170)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[-1].startswith("accounting: sent=")
+    assert lines[-1].endswith("duplicates=0 missing=0")
+    said = json.loads(report.read_text())
+    assert said["passed"]
+    assert said["accounting"] == lines[-1]
+    assert {entry["fault"] for entry in said["faults"]} <= set(FAULTS)
+    assert said["faults"]
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1000):
+        writer.write(data)
+    writer.close()
+
+
+async def answer(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, data: bytes, seconds: float) -> bytes:
+    """What comes back, or nothing within the time."""
+    writer.write(data)
+    try:
+        async with asyncio.timeout(seconds):
+            return await reader.read(100)
+    except TimeoutError:
+        return b"nothing"
+
+
+def test_the_link_passes_on_swallows_and_cuts() -> None:
+    async def main() -> None:
+        target, port = free_port(), free_port()
+        server = await asyncio.start_server(echo, HOST, target)
+        async with server, Link(port, target).open() as link:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            assert await answer(writer, reader, b"one", 5) == b"one"
+            link.black_hole()
+            assert await answer(writer, reader, b"two", 0.3) == b"nothing"
+            link.restore()
+            assert await answer(writer, reader, b"", 5) == b"", "a connection caught in a black hole is reset"
+            writer.close()
+            reader, writer = await asyncio.open_connection(HOST, port)
+            assert await answer(writer, reader, b"three", 5) == b"three"
+            link.is_cut = True
+            link.cut()
+            assert await answer(writer, reader, b"", 5) == b""
+            writer.close()
+            reader, writer = await asyncio.open_connection(HOST, port)
+            assert await answer(writer, reader, b"", 5) == b"", "while cut, new connections end at once"
+            writer.close()
+
+    asyncio.run(main())
+
+
+class Answer:
+    """A ClickHouse client whose table holds these rows."""
+
+    def __init__(self, *rows: tuple[object, ...]) -> None:
+        self.rows = rows
+
+    def query_row_block_stream(self, _query: str) -> "Answer":
+        return self
+
+    def __enter__(self) -> list[tuple[tuple[object, ...], ...]]:
+        return [self.rows]
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_the_verdict_finds_what_is_missing_and_what_is_double(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(
+        '{"device": "d", "ts": 1, "values": {"a": 1.5, "b": null}}\n{"device": "d", "ts": 2, "values": {"a": 2.5}}\n'
+    )
+    right = (("d", "a", 1, 1.5, 1), ("d", "a", 2, 2.5, 1))
+    assert compare(Answer(*right), journal) == []
+    (missing,) = compare(Answer(right[0]), journal)
+    assert missing == "1 readings are missing from the table, such as ('d', 'a', 2, 2.5)"
+    (double,) = compare(Answer(right[0], ("d", "a", 2, 2.5, 3)), journal)
+    assert double.startswith("2 readings are in the table too often")
