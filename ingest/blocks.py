@@ -1,8 +1,9 @@
 """From admitted slices to the blocks of one commit: one Arrow table per ClickHouse partition and target.
 
-A block is what one INSERT carries: rows of one month, at most ROWS_MAX of them, so that ClickHouse makes it
-one part, atomically. Columns are NumPy arrays from the wire to the insert; strings are dictionary-coded, and
-a dictionary never holds a value twice.
+A block is what one INSERT carries: rows of one month, so that ClickHouse makes it one part, atomically. It
+has at most commit.rows_max rows and those of one more batch, fewer than INSERT_SETTINGS let a block have.
+Columns are NumPy arrays from the wire to the insert; strings are dictionary-coded, and a dictionary never
+holds a value twice.
 """
 
 from collections.abc import Iterator

@@ -1,19 +1,21 @@
 """The ingest worker's config file, ingest.toml."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from broker_bridge.config import Broker
+from ingest.clickhouse.address import address
 from telemetry.config import Section, load_toml
+from telemetry.errors import ConfigError
 
 
 class Commit(Section):
     """When a commit is due, and how much may wait for it."""
 
     rows_max: Annotated[int, Field(ge=1, le=500_000)] = 200_000
-    age_s_max: Annotated[float, Field(ge=0)] = 0.5
+    age_s_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     buffer_bytes_max: Annotated[int, Field(ge=1024 * 1024)] = 128 * 1024 * 1024
 
 
@@ -25,6 +27,15 @@ class IngestConfig(Section):
     own: tuple[int, ...] = ()
     trunk: Broker = Broker()
     commit: Commit = Commit()
+
+    @field_validator("clickhouse_url")
+    @classmethod
+    def _url_is_readable(cls, url: str | None) -> str | None:
+        try:
+            address(url)
+        except ConfigError as error:  # its sentence does not repeat the URL: a password may be in it
+            raise ValueError(str(error)) from error
+        return url
 
     @model_validator(mode="after")
     def _own_is_in_range(self) -> "IngestConfig":
@@ -42,5 +53,20 @@ class IngestConfig(Section):
 
 
 def load(path: Path) -> IngestConfig:
-    """Parse and check a config file. Raises ConfigError."""
-    return load_toml(path, IngestConfig)
+    """Parse and check a config file; paths in it are relative to it. Raises ConfigError."""
+    return _relative_to(path.parent, load_toml(path, IngestConfig))
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _relative_to(folder: Path, section: S) -> S:
+    """The section with every path in it, and in its sections, as seen from `folder`."""
+    changed: dict[str, object] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Path):
+            changed[key] = folder / value
+        elif isinstance(value, Section):
+            changed[key] = _relative_to(folder, value)
+    return section.model_copy(update=changed)

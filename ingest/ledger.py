@@ -6,6 +6,7 @@ then looks up which rows of open intents are in the tables. Those are committed;
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,10 @@ class Intent:
 
 @dataclass(slots=True)
 class Ledger:
-    """One worker's access to the ledger. Blocking; used from one thread at a time."""
+    """One worker's access to the ledger. Blocking; used from one thread at a time.
+
+    owns: whether a gateway is in our partitions. What the ledger says of others is their workers' to write.
+    """
 
     inserter: Inserter
     clock: Clock
@@ -48,6 +52,7 @@ class Ledger:
     number: int = 0
     last_created_ms: int = 0
     settled: list[Intent] = field(default_factory=list)
+    owns: Callable[[str], bool] = lambda _: True
 
     def take_over(self) -> dict[Key, SeqRanges]:
         """Own the partitions, recover what a predecessor left, and return the ledger's content.
@@ -78,12 +83,31 @@ class Ledger:
         return ",".join(map(str, self.inserter.partitions))
 
     def _take_fence(self) -> list[str]:
-        """Become the last worker of all partitions; the former ones, latest last."""
+        """Become the last worker of all partitions; the former ones, latest last.
+
+        They are read after our own row is in: one that came in between would be overlooked. No two workers may
+        share a fence, since the versions of ledger entries begin with it: whoever sees it takes another.
+        """
+        workers = self._workers()
+        while True:
+            self.fence = 1 + max(workers.values(), default=0)
+            self._write_fence()
+            workers = self._workers()
+            others = {worker: fence for worker, fence in workers.items() if worker != self.inserter.worker}
+            if self.fence not in others.values():
+                break
+        predecessors = [worker for worker, fence in others.items() if fence < self.fence]
+        return predecessors[-PREDECESSORS_MAX:]
+
+    def _workers(self) -> dict[str, int]:
+        """All workers that ever had one of our partitions, with their fences, latest last."""
         rows = self._rows(
             "SELECT worker, max(fence) AS latest FROM fieldline.workers "
             f"WHERE partition IN ({self._owned}) GROUP BY worker ORDER BY latest"
         )
-        self.fence = 1 + max((latest for _, latest in rows), default=0)
+        return {worker: int(latest) for worker, latest in rows}
+
+    def _write_fence(self) -> None:
         values = ",".join(
             f"({partition}, {self.fence}, '{self.inserter.worker}', now64(3))" for partition in self.inserter.partitions
         )
@@ -91,7 +115,6 @@ class Ledger:
             "INSERT INTO fieldline.workers (partition, fence, worker, started_at) "
             f"SETTINGS async_insert = 0 VALUES {values}"
         )
-        return [worker for worker, _ in rows[-PREDECESSORS_MAX:]]
 
     def _read(self) -> dict[Key, SeqRanges]:
         rows = self._rows(
@@ -100,13 +123,18 @@ class Ledger:
         )
         ledger = {}
         for gateway, epoch, mark, firsts, lasts in rows:
+            if not self.owns(gateway):
+                continue
             ledger[gateway, epoch] = SeqRanges(zip(firsts, lasts, strict=True))
             if mark:
                 ledger[gateway, epoch].add(1, mark)
         return ledger
 
     def _recover(self, ledger: dict[Key, SeqRanges]) -> None:
-        """Look up the rows of open intents of these partitions; what is in the tables is committed."""
+        """Look up the rows of open intents of these partitions; what is in the tables is committed.
+
+        An intent of a worker that owned more than we do stays open, for the others' workers to look up, too.
+        """
         open_intents = self._rows(
             "SELECT worker, number, toUnixTimestamp64Milli(any(created_at)) AS created_ms, "
             "any(ranges.gateway), any(ranges.epoch), "
@@ -125,7 +153,9 @@ class Ledger:
                 touched.add(key)
         if touched:
             self.write({key: ledger[key] for key in touched})
-        for worker, number, *_ in open_intents:
+        for worker, number, _, gateways, *_ in open_intents:
+            if not all(map(self.owns, gateways)):
+                continue
             self.inserter.client.command(
                 "INSERT INTO fieldline.intents SELECT * REPLACE (1 AS done) FROM fieldline.intents "
                 f"WHERE worker = '{worker}' AND number = {number} LIMIT 1"
@@ -151,7 +181,7 @@ class Ledger:
         )
         for gateway, epoch, first, last in losses:
             found.setdefault((gateway, epoch), SeqRanges()).add(first, last)
-        return {key: ranges for key, ranges in found.items() if key in keys}
+        return {key: ranges for key, ranges in found.items() if key in keys and self.owns(key[0])}
 
     def declare(self, ranges: list[tuple[str, str, int, int]], measured_min: int, measured_max: int) -> Intent:
         """Write a new intent, and with it that the former one is done."""

@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from broker_bridge.contract import partition_of
 from broker_bridge.downlink import Downlink
 from ingest.clickhouse.client import Client, connect
 from ingest.config import IngestConfig
@@ -25,10 +29,17 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
 FENCED_STATUS = 3
+STOP_S_MAX = 5.0
+"""How long a stop waits for the insert that runs."""
+
+T = TypeVar("T")
 
 
 def run(config: IngestConfig) -> int:
-    """Work until SIGTERM or SIGINT (0), or until another worker takes over (3)."""
+    """Work until SIGTERM or SIGINT (0), or until another worker takes over (3).
+
+    Raises FieldlineError for what the worker cannot work with.
+    """
     return asyncio.run(_main(config))
 
 
@@ -39,22 +50,31 @@ async def _main(config: IngestConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, main)
     thread = ThreadPoolExecutor(1, "ingest-writer")
-    status = 0
+    status, failure = 0, None
     try:
         await _work(config, stop, thread)
     except* FencedError as group:
-        log.error("%s", group.exceptions[0])
+        log.error("%s", _first(group))
         status = FENCED_STATUS
     except* StoppedError:
         pass
+    except* FieldlineError as group:
+        status, failure = 1, _first(group)
     except* asyncio.CancelledError:
         if not stop.is_set():
             raise
     finally:
         stop.set()
-        thread.shutdown(wait=True)
+        await _end(thread, status)
+    if failure is not None:
+        raise failure
     log.info("Ingest has stopped.")
     return status
+
+
+def _first(group: BaseExceptionGroup[FieldlineError]) -> FieldlineError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _stop(stop: threading.Event, main: "asyncio.Task[object]") -> None:
@@ -62,12 +82,26 @@ def _stop(stop: threading.Event, main: "asyncio.Task[object]") -> None:
     main.cancel()
 
 
+async def _end(thread: ThreadPoolExecutor, status: int) -> None:
+    """Let the statement that runs finish. A ClickHouse that hangs is not waited for: a successor looks it up."""
+    last = asyncio.wrap_future(thread.submit(lambda: None))
+    thread.shutdown(wait=False)
+    if not (await asyncio.wait([last], timeout=STOP_S_MAX))[0]:
+        log.warning("Ingest has stopped without an answer from ClickHouse; what is stored will be looked up.")
+        os._exit(status)  # the interpreter would wait for the thread
+
+
 async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolExecutor) -> None:
     clock = SystemClock()
     name = secrets.token_hex(8)
-    client = await _connect(config)
+    owned = f"{config.owned[0]}-{config.owned[-1]}" if len(config.owned) > 1 else f"{config.owned[0]}"
+    options = config.trunk.options(  # before anything is taken over from a worker whose config is right
+        f"fieldline-ingest-{owned}", packet_bytes_max=2 * WIRE_BYTES_MAX, keep_bytes=REFUSED_BYTES_MAX
+    )
+    client = await _connect(config, thread)
     inserter = Inserter(client, name, config.owned, stop)
-    ledger = Ledger(inserter, clock)
+    own = set(config.owned)
+    ledger = Ledger(inserter, clock, owns=lambda gateway: partition_of(gateway, config.partitions) in own)
     worker = Worker(
         inserter=inserter,
         ledger=ledger,
@@ -77,15 +111,12 @@ async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolE
         thread=thread,
     )
     try:
-        await _until_clickhouse_answers(worker)
-        owned = f"{config.owned[0]}-{config.owned[-1]}" if len(config.owned) > 1 else f"{config.owned[0]}"
+        await _when_clickhouse_answers(worker.take_over)
         log.info("Worker %s owns partitions %s of %d.", name, owned, config.partitions)
-        options = config.trunk.options(
-            f"fieldline-ingest-{owned}", packet_bytes_max=2 * WIRE_BYTES_MAX, keep_bytes=REFUSED_BYTES_MAX
-        )
 
         async def check_fence() -> None:
-            await asyncio.get_running_loop().run_in_executor(thread, ledger.check)
+            loop = asyncio.get_running_loop()
+            await _when_clickhouse_answers(lambda: loop.run_in_executor(thread, ledger.check))
 
         downlink = Downlink(options, config.owned, name, worker.take, check_fence)
         await worker.run(downlink)
@@ -94,12 +125,12 @@ async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolE
             client.close()
 
 
-async def _connect(config: IngestConfig) -> Client:
+async def _connect(config: IngestConfig, thread: ThreadPoolExecutor) -> Client:
     pause = Backoff(0.2, 5.0)
     said = ""
     while True:
         try:
-            return await asyncio.to_thread(connect, config.clickhouse_url)
+            return await asyncio.get_running_loop().run_in_executor(thread, connect, config.clickhouse_url)
         except ConfigError:
             raise
         except FieldlineError as error:
@@ -109,15 +140,26 @@ async def _connect(config: IngestConfig) -> Client:
         await asyncio.sleep(pause.next_s())
 
 
-async def _until_clickhouse_answers(worker: Worker) -> None:
+async def _when_clickhouse_answers(call: Callable[[], Awaitable[T]]) -> T:
+    """The call's result; while ClickHouse cannot give it, say so once and call again."""
     pause = Backoff(0.2, 5.0)
+    said = ""
     while True:
         try:
-            return await worker.take_over()
+            result = await call()
         except ClickHouseError as error:
-            if getattr(error, "code", None) in (UNKNOWN_TABLE, UNKNOWN_DATABASE):
-                raise FieldlineError(
-                    "ClickHouse has no Fieldline tables yet: run `fieldline analytics migrate` first."
-                ) from error
-            log.warning("ClickHouse does not answer, trying again: %s", first_line(error))
+            trouble = _trouble(error)
+            if trouble != said:
+                log.warning("%s", trouble)
+            said = trouble
+        else:
+            if said:
+                log.info("ClickHouse answers again.")
+            return result
         await asyncio.sleep(pause.next_s())
+
+
+def _trouble(error: ClickHouseError) -> str:
+    if getattr(error, "code", None) in (UNKNOWN_TABLE, UNKNOWN_DATABASE):
+        return "ClickHouse has no Fieldline tables yet. Run `fieldline analytics migrate`. Trying again."
+    return f"ClickHouse does not answer, trying again: {first_line(error)}"

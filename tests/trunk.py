@@ -10,6 +10,7 @@ an uplink that custody rests on, sending again whatever no receipt covers. Impor
 """
 
 import asyncio
+import random
 import signal
 import subprocess
 import sys
@@ -128,9 +129,11 @@ class FakeGateway:
             try:
                 if not (left := await self._left(batches)):
                     return
+                seen = len(self.receipts)
                 for payload in left:
                     await self.send(payload)
-                await asyncio.sleep(ASK_S)
+                if await self._covered_within(ASK_S, batches, seen):
+                    return
             except FieldlineError:
                 await asyncio.sleep(0.1)
                 await self._reopen()
@@ -140,11 +143,20 @@ class FakeGateway:
         seen = len(self.receipts)
         await self.hello()
         await self._receipts_beyond(seen)
-        held = SeqRanges()
-        for receipt in self.receipts[seen:]:
-            if receipt.epoch == self.epoch:
-                held = receipt.ranges()
+        held = self._held(seen)
         return [payload for (first, last), payload in batches.items() if not held.covers(first, last)]
+
+    def _held(self, seen: int) -> SeqRanges:
+        """What the last receipt after the first `seen` says."""
+        return next((r.ranges() for r in reversed(self.receipts[seen:]) if r.epoch == self.epoch), SeqRanges())
+
+    async def _covered_within(self, seconds: float, batches: dict[tuple[int, int], bytes], seen: int) -> bool:
+        deadline_s = time.monotonic() + seconds
+        while not all(self._held(seen).covers(*range_) for range_ in batches):
+            if time.monotonic() > deadline_s:
+                return False
+            await asyncio.sleep(0.01)
+        return True
 
     async def _receipts_beyond(self, seen: int) -> None:
         deadline_s = time.monotonic() + ASK_S
@@ -170,6 +182,18 @@ def make_batch(header: wire.Header, at_ms: int = NEW_YEAR_MS) -> bytes:
         array("B", bytes(header.count)),
     )
     return wire.encode(header, columns, lambda id_: Series(f"{header.gateway}-d{id_}", "m", "u"))
+
+
+def make_noise(name: str, first: int, count: int) -> bytes:
+    """A batch of readings whose values no compression makes smaller."""
+    columns = Columns(
+        array("i", [0] * count),
+        array("q", range(NEW_YEAR_MS + first, NEW_YEAR_MS + first + count)),
+        array("q", [NEW_YEAR_MS] * count),
+        array("d", random.Random(first).randbytes(8 * count)),
+        array("B", bytes(count)),
+    )
+    return wire.encode(wire.Header(name, "e1", first, count), columns, lambda _: Series(f"{name}-d", "m", "u"))
 
 
 @dataclass
