@@ -6,7 +6,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -143,19 +143,4 @@ class GatewayConfig(Section):
 
 def load(path: Path) -> GatewayConfig:
     """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`."""
-    return _relative_to(path.parent, load_toml(path, GatewayConfig))
-
-
-S = TypeVar("S", bound=Section)
-
-
-def _relative_to(folder: Path, section: S) -> S:
-    """The section with every path in it, and in its sections, as seen from `folder`."""
-    changed: dict[str, object] = {}
-    for key in type(section).model_fields:
-        value = getattr(section, key)
-        if isinstance(value, Path):
-            changed[key] = folder / value
-        elif isinstance(value, Section):
-            changed[key] = _relative_to(folder, value)
-    return section.model_copy(update=changed)
+    return load_toml(path, GatewayConfig)

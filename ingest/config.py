@@ -1,7 +1,7 @@
 """The ingest worker's config file, ingest.toml."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -54,19 +54,4 @@ class IngestConfig(Section):
 
 def load(path: Path) -> IngestConfig:
     """Parse and check a config file; paths in it are relative to it. Raises ConfigError."""
-    return _relative_to(path.parent, load_toml(path, IngestConfig))
-
-
-S = TypeVar("S", bound=Section)
-
-
-def _relative_to(folder: Path, section: S) -> S:
-    """The section with every path in it, and in its sections, as seen from `folder`."""
-    changed: dict[str, object] = {}
-    for key in type(section).model_fields:
-        value = getattr(section, key)
-        if isinstance(value, Path):
-            changed[key] = folder / value
-        elif isinstance(value, Section):
-            changed[key] = _relative_to(folder, value)
-    return section.model_copy(update=changed)
+    return load_toml(path, IngestConfig)

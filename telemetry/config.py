@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=Section)
 
 
 def load_toml(path: Path, model: type[Model]) -> Model:
-    """Parse and check a file. Raises ConfigError, one line per problem."""
+    """Parse and check a file; paths in it are relative to it. Raises ConfigError, one line per problem."""
     try:
         raw = tomllib.loads(path.read_text())
     except OSError as error:
@@ -34,9 +34,21 @@ def load_toml(path: Path, model: type[Model]) -> Model:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     try:
-        return model.model_validate(raw)
+        return _relative_to(path.parent, model.model_validate(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in sentences(error))) from error
+
+
+def _relative_to(folder: Path, section: Model) -> Model:
+    """The section with every path in it, and in its sections, as seen from `folder`."""
+    changed: dict[str, object] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, Path):
+            changed[key] = folder / value
+        elif isinstance(value, Section):
+            changed[key] = _relative_to(folder, value)
+    return section.model_copy(update=changed)
 
 
 def sentences(error: ValidationError) -> list[str]:
