@@ -33,7 +33,8 @@ from ingest.ledger import Ledger
 from ingest.worker import Worker
 from telemetry.backoff import Backoff
 from telemetry.ranges import SeqRanges
-from tests.sim.clickhouse import CURSED, Client, Server, ServerError
+from tests.sim.clickhouse import CURSED, Client, Server
+from tests.sim.faults import FAULTS, Fault
 from tests.sim.gateway import Disk, Gateway, SimClock
 from tests.sim.loop import LIFE, Life, Signal, SimLoop, StuckError, Thread, drop_jobs
 from tests.sim.network import Network, SimConnection
@@ -206,7 +207,7 @@ class World:
             if self.chance.random() < 0.6:
                 reached = asyncio.Event()
 
-                def strike(fault: "Fault" = fault, reached: asyncio.Event = reached) -> None:
+                def strike(fault: Fault = fault, reached: asyncio.Event = reached) -> None:
                     self.say(f"at a step: {fault.__name__}")
                     fault(self)
                     reached.set()
@@ -309,119 +310,6 @@ class World:
         if double or missing.total() + max(cursed, 0) != lost:
             some = list(missing)[:3], list(double)[:3]
             self.blame(f"{gateway.name}: {missing.total()} missing, {double.total()} double, {lost} lost: {some}")
-
-
-Fault = Callable[[World], None]
-
-
-def kill_agent(world: World) -> None:
-    gateway = world.chance.choice(world.gateways)
-    if gateway.life is not None:
-        life = gateway.life
-        gateway.end(power_cut=world.chance.random() < 0.7)
-        world.drop(life)
-        world.later(world.pause_s(), lambda: gateway.start() if gateway.life is None else None)
-
-
-def kill_ingest(world: World) -> None:
-    ingest = world.chance.choice(world.ingests)
-    ingest.end()
-    world.later(world.pause_s(), lambda: ingest.start() if ingest.life is None else None)
-
-
-def hang_ingest(world: World) -> None:
-    """SIGSTOP; perhaps another takes over meanwhile, and then it wakes up."""
-    ingest = world.chance.choice(world.ingests)
-    life = ingest.life
-    if life is None or life.frozen:
-        return
-    life.frozen = True
-    if world.chance.random() < 0.7:
-        ingest.life = None
-        world.later(world.chance.choice((0.0, 0.5)), lambda: ingest.start() if ingest.life is None else None)
-    world.later(world.pause_s(), world.loop.thaw, life)
-
-
-def hang_agent(world: World) -> None:
-    gateway = world.chance.choice(world.gateways)
-    life = gateway.life
-    if life is not None and not life.frozen:
-        life.frozen = True
-        world.later(world.pause_s(), world.loop.thaw, life)
-
-
-def crash_clickhouse(world: World) -> None:
-    world.server.crash()
-    world.later(world.pause_s(), lambda: setattr(world.server, "is_up", True))
-
-
-def refuse_inserts(world: World) -> None:
-    world.server.refuses = ServerError(world.chance.choice((252, 164, 516)), "not now")
-    world.later(world.pause_s(), lambda: setattr(world.server, "refuses", None))
-
-
-def lose_answers(world: World) -> None:
-    world.server.unreliable = world.chance.choice((0.1, 0.5))
-    world.later(world.pause_s(), lambda: setattr(world.server, "unreliable", 0.0))
-
-
-def wipe_trunk(world: World) -> None:
-    world.network.is_up = False
-    world.network.wipe()
-    world.later(world.pause_s(), lambda: setattr(world.network, "is_up", True))
-
-
-def cut_a_connection(world: World) -> None:
-    if world.network.connections:
-        world.chance.choice(world.network.connections).cut(world.chance.choice((0.0, 5.0)))
-
-
-def slow_trunk(world: World) -> None:
-    world.network.slow = world.chance.choice((10.0, 100.0))
-    world.later(world.pause_s(), lambda: setattr(world.network, "slow", 1.0))
-
-
-def repeat_batches(world: World) -> None:
-    world.network.repeats, world.network.old = 0.5, 0.3
-    world.later(world.pause_s(), lambda: setattr(world.network, "repeats", 0.0))
-    world.later(world.pause_s(), lambda: setattr(world.network, "old", 0.0))
-
-
-def set_clock(world: World) -> None:
-    clock = world.chance.choice([world.cloud_clock, *(gateway.clock for gateway in world.gateways)])
-    clock.offset_ms = world.chance.choice((0, -3_600_000, 3_600_000, -5, 5))
-
-
-def fill_disk(world: World) -> None:
-    gateway = world.chance.choice(world.gateways)
-    gateway.disk.free = 0
-    world.later(world.pause_s(), lambda: setattr(gateway.disk, "free", 10**12))
-
-
-def break_disk(world: World) -> None:
-    gateway = world.chance.choice(world.gateways)
-    gateway.disk.fails = True
-    world.later(world.pause_s(), lambda: setattr(gateway.disk, "fails", False))
-
-
-FAULTS: tuple[Fault, ...] = (
-    kill_agent,
-    kill_agent,
-    kill_ingest,
-    kill_ingest,
-    hang_ingest,
-    hang_agent,
-    crash_clickhouse,
-    refuse_inserts,
-    lose_answers,
-    wipe_trunk,
-    cut_a_connection,
-    slow_trunk,
-    repeat_batches,
-    set_clock,
-    fill_disk,
-    break_disk,
-)
 
 
 def _flat(error: BaseException) -> str:
