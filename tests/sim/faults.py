@@ -9,13 +9,28 @@ from typing import TYPE_CHECKING
 from tests.sim.clickhouse import ServerError
 
 if TYPE_CHECKING:
+    from tests.sim.gateway import Gateway
     from tests.sim.world import World
 
 Fault = Callable[["World"], None]
 
 
 def kill_agent(world: "World") -> None:
+    _kill(world, world.chance.choice(world.gateways))
+
+
+def kill_agent_after_a_commit(world: "World") -> None:
+    """Before, while or after the acknowledgements leave."""
     gateway = world.chance.choice(world.gateways)
+    steps = world.chance.randint(0, 3)
+
+    def kill() -> None:
+        _kill(world, gateway)
+
+    gateway.disk.when_committed = lambda: world.loop.at_step(world.loop.steps + steps, kill)
+
+
+def _kill(world: "World", gateway: "Gateway") -> None:
     if gateway.life is not None:
         life = gateway.life
         gateway.end(power_cut=world.chance.random() < 0.7)
@@ -106,7 +121,7 @@ def break_disk(world: "World") -> None:
 
 FAULTS: tuple[Fault, ...] = (
     kill_agent,
-    kill_agent,
+    kill_agent_after_a_commit,
     kill_ingest,
     kill_ingest,
     hang_ingest,

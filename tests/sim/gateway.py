@@ -73,6 +73,7 @@ class Disk:
         self.directory = directory
         self.chance = chance
         self.unsynced: tuple[bytes, bytes] | None = None
+        self.when_committed: Callable[[], None] | None = None
         self.free = 10**12
         self.fails = False
 
@@ -126,7 +127,7 @@ class SimSpool(Spool):
         try:
             result = transaction()
         except Exception:  # rolled back
-            self.disk.end()
+            self.disk.unsynced = None
             raise
         block(self.loop, self.disk.chance.choice((0.0, 0.001, 0.02)))
         self.disk.end()
@@ -134,6 +135,9 @@ class SimSpool(Spool):
 
     def append(self, columns: Columns, keys: Sequence[int] = (), now_ms: int = 0) -> tuple[int, int]:
         first, last = self._durable(lambda: super(SimSpool, self).append(columns, keys, now_ms))
+        when_committed, self.disk.when_committed = self.disk.when_committed, None
+        if when_committed is not None:
+            when_committed()
         return first, last
 
     def trim(self, mark: int) -> None:
@@ -237,7 +241,7 @@ class Gateway:
             (self.disk.directory / "spool.db-shm").unlink(missing_ok=True)
             if power_cut:
                 self.disk.lose_power()
-        self.disk.end()
+        self.disk.unsynced = self.disk.when_committed = None
 
     async def _agent(self, life: Life) -> None:
         await asyncio.sleep(self.chance.choice((0.01, 0.5)))

@@ -81,8 +81,11 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def at_step(self, step: int, act: Callable[[], None]) -> None:
-        """Call `act` right behind the step-th callback that is scheduled."""
-        self._due[step] = act
+        """Call `act` right behind the step-th callback that is scheduled; now if that was the last one."""
+        if step == self.steps:
+            super().call_soon(act, context=Context())  # nobody's
+        else:
+            self._due[step] = act
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = super().call_soon(*self._lived(callback, args, context), context=context)
