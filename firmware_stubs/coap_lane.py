@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import aiocoap
 from aiocoap import Context
@@ -80,7 +81,7 @@ class CoapLanes:
     async def _post(self, context: Context, message: Message) -> None:
         """Post until there is an answer that settles the message."""
         host, port = self.address
-        uri = f"coap://{host}:{port}/telemetry/{message.device}"
+        uri = f"coap://{host}:{port}/telemetry/{quote(message.device, safe='')}"
         while True:
             request = Request(code=aiocoap.POST, uri=uri, payload=message.payload, content_format=JSON)
             try:

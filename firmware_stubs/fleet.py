@@ -2,7 +2,7 @@
 
 Devices that speak MQTT share a few connections; those that speak CoAP share a few UDP ports; a device always
 uses the same one. At the end (time over, recording over, Ctrl-C) the fleet sends nothing new and waits for
-what is outstanding.
+what is outstanding. What fails (a recording, the report's disk) ends the whole fleet that way, then is raised.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from firmware_stubs import replay, synthetic
@@ -49,36 +50,71 @@ class FleetOptions:
 
 
 def run(options: FleetOptions, stop: threading.Event) -> Counts:
-    """Run the fleet to its end. Raises OSError and ValueError with a sentence for a bad recording."""
+    """Run the fleet to its end.
+
+    Raises OSError, and ValueError with a sentence, for a bad recording and for a report that cannot be written.
+    """
     book = Book(options.journal)
     over_mqtt, over_coap = _divide(options)
     book.open()
-    started_s = time.monotonic()
-    lanes = [
-        threading.Thread(
-            target=MqttLane(
-                options.mqtt,
-                f"fleet-{options.seed}-{number}",
-                book,
-                stop,
-                inflight_max=options.inflight_max,
-                linger_s=options.linger_s,
-            ).run,
-            args=(_messages(options, names, number), started_s),
-            name=f"mqtt-{number}",
+    failures: list[Exception] = []
+    try:
+        _tell(options, book, end="\r")  # a report that cannot be written is said before anything is sent
+        started_s = time.monotonic()
+        lanes = [
+            threading.Thread(target=_guarded, args=(work, failures, stop), name=f"lane-{number}")
+            for number, work in enumerate(_works(options, book, over_mqtt, over_coap, stop, started_s))
+        ]
+        for lane in lanes:
+            lane.start()
+        try:
+            _look_on(options, book, lanes, stop, started_s)
+        finally:
+            stop.set()
+            for lane in lanes:
+                lane.join()
+    finally:
+        book.close()
+    if failures:
+        raise failures[0]
+    return book.counts
+
+
+def _works(
+    options: FleetOptions,
+    book: Book,
+    over_mqtt: list[str],
+    over_coap: list[str],
+    stop: threading.Event,
+    started_s: float,
+) -> list[Callable[[], None]]:
+    """What the lanes do: one per MQTT connection, and one for all CoAP ports."""
+    works: list[Callable[[], None]] = []
+    for number, names in enumerate(_spread(over_mqtt, options.connections)):
+        assert options.mqtt is not None
+        lane = MqttLane(
+            options.mqtt,
+            f"fleet-{options.seed}-{number}",
+            book,
+            stop,
+            inflight_max=options.inflight_max,
+            linger_s=options.linger_s,
         )
-        for number, names in enumerate(_spread(over_mqtt, options.connections))
-        if options.mqtt is not None
-    ]
+        works.append(partial(lane.run, _messages(options, names, number), started_s))
     if options.coap is not None and over_coap:
         ports = CoapLanes(options.coap, book, stop, max(options.connections, 1), options.linger_s)
-        source = _messages(options, over_coap, len(lanes))
-        lanes.append(threading.Thread(target=lambda: asyncio.run(ports.run(source, started_s)), name="coap"))
-    for lane in lanes:
-        lane.start()
-    _look_on(options, book, lanes, stop, started_s)
-    book.close()
-    return book.counts
+        source = _messages(options, over_coap, len(works))
+        works.append(lambda: asyncio.run(ports.run(source, started_s)))
+    return works
+
+
+def _guarded(work: Callable[[], None], failures: list[Exception], stop: threading.Event) -> None:
+    """A lane: one that fails stops the others."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - a thread's outer edge; it is raised again at the fleet's end
+        failures.append(error)
+        stop.set()
 
 
 def _divide(options: FleetOptions) -> tuple[list[str], list[str]]:
@@ -136,7 +172,20 @@ def main(options: FleetOptions) -> int:
     try:
         counts = run(options, stop)
     except (OSError, ValueError) as error:
-        print(f"fieldline simulate: {error}", file=sys.stderr)
+        print(f"fieldline simulate: {_sentence(error)}", file=sys.stderr)
         return 2
     print(" ".join(f"{name}={value}" for name, value in asdict(counts).items()))
+    if counts.unacked:
+        where = " and ".join(f"{host}:{port}" for host, port in filter(None, (options.mqtt, options.coap)))
+        print(
+            f"fieldline simulate: {counts.unacked} messages were left without an answer. Is {where} running?",
+            file=sys.stderr,
+        )
     return 1 if counts.unacked else 0
+
+
+def _sentence(error: OSError | ValueError) -> str:
+    """An OSError without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -16,6 +16,7 @@ import random
 import signal
 import sys
 import time
+from urllib.parse import quote
 
 import aiocoap
 from aiocoap.error import Error
@@ -44,6 +45,7 @@ async def run(gateway: str, device: str, every_s: float, count: int | None) -> i
     """Measure and post until stopped, or `count` times; the exit status."""
     context = await aiocoap.Context.create_client_context()
     chance = random.Random(device)  # noqa: S311 - a simulation, not a secret
+    uri = f"coap://{gateway}/telemetry/{quote(device, safe='')}"
     energy_kwh, taken, refused = 0.0, 0, 0
     task = asyncio.current_task()
     assert task is not None
@@ -57,7 +59,7 @@ async def run(gateway: str, device: str, every_s: float, count: int | None) -> i
                 "energy": round(energy_kwh, 3),
                 "voltage": round(chance.gauss(230, 1), 1),
             }
-            why = await post(context, f"coap://{gateway}/telemetry/{device}", json.dumps(reading).encode())
+            why = await post(context, uri, json.dumps(reading).encode())
             taken, refused = taken + (not why), refused + bool(why)
             if why:
                 print(f"{device}: refused: {why}")

@@ -3,8 +3,8 @@
     python -m firmware_stubs.turbine --broker 127.0.0.1:1883 --device R80711
 
 What matters on the device: a message stays in the device's own backlog until the broker's PUBACK; after a
-reconnect it goes again, as the same message (kept session, DUP); when the backlog is full the oldest
-measurement is overwritten, as a device with little memory must.
+reconnect it goes again, as the same message (kept session, DUP); when the backlog is full, as a device with
+little memory must have it, new measurements are dropped, and it says how many.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Turbine:
     def __init__(self, broker: tuple[str, int], device: str) -> None:
         self.topic = f"devices/{device}/telemetry"
         self.confirmed = 0
-        self.overwritten = 0
+        self.dropped = 0
         self._lock = threading.Lock()
         self._backlog: OrderedDict[int, bytes] = OrderedDict()
         self._early: set[int] = set()
@@ -44,12 +44,12 @@ class Turbine:
         self._client.loop_start()
 
     def measure(self, values: dict[str, float | None], ts_ms: int) -> None:
-        """Send one measurement, or keep it until the broker can be reached."""
+        """Send one measurement, or keep it until the broker can be reached; or drop it when too many wait."""
         payload = json.dumps({"ts": ts_ms, **values}).encode()
         info = self._client.publish(self.topic, payload, qos=1)
         with self._lock:
             if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
-                self.overwritten += 1
+                self.dropped += 1
             elif info.mid in self._early:
                 self._early.remove(info.mid)
                 self.confirmed += 1
@@ -79,29 +79,42 @@ class Turbine:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A wind turbine that publishes over MQTT.")
-    parser.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT")
+    parser.add_argument("--broker", type=_address, default="127.0.0.1:1883", metavar="HOST:PORT")
     parser.add_argument("--device", default="R80711", help="the turbine's name")
     parser.add_argument("--csv", type=Path, help="replay this turbine's rows of a recording")
     parser.add_argument("--speed", type=float, default=600.0, help="seconds of recorded time per second")
     parser.add_argument("--every-s", type=float, default=1.0, help="without --csv: seconds between measurements")
     parser.add_argument("--count", type=int, help="stop after so many messages")
     given = parser.parse_args()
-    host, _, port = given.broker.rpartition(":")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    turbine = Turbine((host, int(port)), given.device)
+    turbine = Turbine(given.broker, given.device)
     started_s = time.monotonic()
-    sent = 0
-    for due_s, ts_ms, values in _measurements(given):
-        wait_s = started_s + due_s - time.monotonic()
-        if (wait_s > 0 and stopping.wait(wait_s)) or stopping.is_set() or sent == given.count:
-            break
-        turbine.measure(values, ts_ms or time.time_ns() // 1_000_000)
-        sent += 1
+    measured = 0
+    trouble = ""
+    try:
+        for due_s, ts_ms, values in _measurements(given):
+            wait_s = started_s + due_s - time.monotonic()
+            if (wait_s > 0 and stopping.wait(wait_s)) or stopping.is_set() or measured == given.count:
+                break
+            turbine.measure(values, ts_ms or time.time_ns() // 1_000_000)
+            measured += 1
+    except (OSError, ValueError) as error:  # of the recording
+        trouble = str(error)
     turbine.stop()
-    print(f"{given.device}: sent {sent}, confirmed {turbine.confirmed}, waiting {turbine.waiting}")
-    return 1 if turbine.waiting else 0
+    counts = f"confirmed {turbine.confirmed}, waiting {turbine.waiting}, dropped {turbine.dropped}"
+    print(f"{given.device}: measured {measured}, {counts}")
+    if trouble:
+        print(trouble, file=sys.stderr)
+    return 1 if trouble or turbine.waiting else 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be HOST:PORT")
+    return host, int(port)
 
 
 def _measurements(given: argparse.Namespace) -> Any:
