@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Optional
 
@@ -315,12 +316,29 @@ def account(
 
 
 def main() -> None:
-    """Entry point: what we raise on purpose is shown as a sentence, not as a traceback."""
+    """Entry point: what we raise on purpose is shown as a sentence, not as a traceback; also from a TaskGroup."""
     try:
         app()
     except FieldlineError as error:
+        _tell([error])
+    except ExceptionGroup as group:
+        if group.split(FieldlineError)[1] is not None:
+            raise
+        _tell(_leaves(group))
+
+
+def _tell(errors: Iterable[Exception]) -> NoReturn:
+    for error in errors:
         print(f"fieldline: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(1)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

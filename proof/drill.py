@@ -110,6 +110,8 @@ class Drill:
 async def run(options: Options) -> int:
     """Run the drill; 0 only when the books are right, by count and by value."""
     console = Console(highlight=False)
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        raise FieldlineError(f"cannot write --report {options.report}: there is no such directory")
     with tempfile.TemporaryDirectory(prefix="fieldline-drill-") as directory:
         chance = random.Random(options.seed)  # noqa: S311 - a schedule, not a secret
         stack, clock = _stack(Path(directory), console)

@@ -17,7 +17,11 @@ class Ports:
     clickhouse: int = 8123
 
     def check_free(self) -> None:
-        """Raises FieldlineError, a sentence, for the first one that is taken."""
+        """Raises FieldlineError, a sentence, for the first one that is taken or given twice."""
+        tcp = {"--mqtt-port": self.mqtt, "--trunk-port": self.trunk, "--clickhouse-port": self.clickhouse}
+        for option, port in tcp.items():
+            if (same := [other for other in tcp if tcp[other] == port]) != [option]:
+                raise FieldlineError(f"{' and '.join(same)} are both {port}. Give each a port of its own.")
         _check(self.mqtt, socket.SOCK_STREAM, "the device broker", "--mqtt-port")
         _check(self.coap, socket.SOCK_DGRAM, "the agent's CoAP server", "--coap-port")
         _check(self.trunk, socket.SOCK_STREAM, "the trunk broker", "--trunk-port")

@@ -1,8 +1,9 @@
 """Runs programs as child processes and restarts what dies. Every child is stopped by its own process id.
 
 A child writes to a log file of its own, gets its own session (Ctrl-C in the terminal reaches only the
-supervisor, which then stops the children in order), and is told by the kernel to end if the supervisor
-itself is killed (Linux: PR_SET_PDEATHSIG).
+supervisor, which then stops the children in order), and is ended by the kernel if the supervisor itself is
+killed (Linux: PR_SET_PDEATHSIG): with SIGTERM, or with SIGKILL if it is a program that is not restarted. Such
+a one is a fleet, which after a SIGTERM would wait for answers that nobody is left to give.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from telemetry.errors import FieldlineError
@@ -27,6 +29,7 @@ READY_S_MAX = 60.0
 RESTART_S = 0.3
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 Probe = Callable[[], bool]
 
@@ -48,7 +51,8 @@ class Program:
     def start(self) -> None:
         """Start the process; does not wait for it."""
         self._wanted = True
-        with self.log_file.open("ab") as out:
+        prepare = partial(_prepare, os.getpid(), signal.SIGTERM if self.restart else signal.SIGKILL)
+        with self.log_file.open("ab") as out, _signals_held_back():
             self.process = subprocess.Popen(  # noqa: S603 - our own programs
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -56,7 +60,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.environment,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - only a system call; there are no other threads' locks
+                preexec_fn=prepare,  # noqa: PLW1509 - only system calls; there are no other threads' locks
             )
 
     @property
@@ -123,9 +127,28 @@ class Program:
         return ""
 
 
-def _end_with_parent() -> None:
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """No SIGINT or SIGTERM meanwhile. Until a child has its own session, Ctrl-C reaches it too, and its copy of our
+    handler would report that through our own wake-up pipe: we would see a second Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare(parent: int, number: signal.Signals) -> None:
+    """In the child, before its program: forget our handlers and what was meant for us, and end with the parent."""
+    for stopping in STOPPING:
+        signal.signal(stopping, signal.SIG_IGN)
+        signal.signal(stopping, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it was killed before it could be watched
+        os._exit(1)
 
 
 def tcp_listens(port: int, host: str = "127.0.0.1") -> Probe:
