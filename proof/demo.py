@@ -65,6 +65,7 @@ async def run(options: Options) -> int:
                 sent_count = await _send(options, stack, client, display, stopping)
                 display.say("The fleet has stopped; waiting for the last receipts.")
                 account = await close_books(client, sent_count, before, options.devices)
+                await confirmed(stack)
         finally:
             await asyncio.to_thread(client.close)
     display.end(account)
@@ -156,6 +157,20 @@ async def close_books(client: Client, sent_count: int, before: Totals, devices: 
                 return latest
         await asyncio.sleep(0.2)
     return account
+
+
+async def confirmed(stack: Stack) -> None:
+    """Wait until the agent has a receipt for all that is in its spool now, or none has come for QUIET_S_MAX."""
+    goal = mark = 0
+    changed_s = time.monotonic()
+    while time.monotonic() - changed_s < QUIET_S_MAX:
+        if (status := await asyncio.to_thread(stack.spool_status)) is not None:
+            goal = goal or status.last_seq
+            if status.mark >= goal:
+                return
+            if status.mark != mark:
+                mark, changed_s = status.mark, time.monotonic()
+        await asyncio.sleep(0.1)
 
 
 def _sample(stack: Stack, client: Client, report: Path) -> Sample:
