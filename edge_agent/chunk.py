@@ -1,8 +1,11 @@
-"""The body of one spool commit: columns as they are in memory, compressed.
+"""The body of one spool commit: a stamp, then columns as they are in memory, compressed.
 
-  byte 0      version, 1
-  then        one zstd frame of
-    uint32    n, the number of records            (all integers little-endian)
+  8 bytes     the epoch
+  uint64      first_seq
+  uint32      n, the number of records: with these, a body says what it is, wherever in a damaged file it is found
+  byte        version, 1
+  then        one zstd frame of                   (all integers little-endian)
+    uint32    n
     int32[n]  series      int64[n] measured_at    int64[n] received_at
     float64[n] value      uint8[n] quality
     rest      nothing, or MessagePack:
@@ -13,7 +16,10 @@ Little-endian in file and in memory: every machine an agent runs on is. Its chec
 
 import struct
 import sys
+import zlib
 from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 from backports import zstd
@@ -25,14 +31,48 @@ ZSTD_LEVEL = 1  # a third of the size for a tenth of a microsecond per reading
 READING_BYTES = 29
 """Of one record's five numbers, uncompressed."""
 
+_STAMP = struct.Struct("<8sQI")
+
 assert sys.byteorder == "little", "the chunk format is the memory's, little-endian"
 
 _sparse = msgspec.msgpack.Encoder()
 _unsparse = msgspec.msgpack.Decoder(tuple[dict[int, str], dict[int, DeadLetter]])
 
 
+def pack(epoch: str, first_seq: int, columns: Columns) -> bytes:
+    """Columns as the body of the commit that gave them their seqs. epoch: 16 hexadecimal digits."""
+    return _STAMP.pack(bytes.fromhex(epoch), first_seq, len(columns)) + encode(columns)
+
+
+def unpack(body: bytes) -> Columns:
+    """The columns of a body whose checksum was right."""
+    return decode(body[_STAMP.size :])
+
+
+class Stamp(NamedTuple):
+    """What a body says it is."""
+
+    epoch: str
+    first_seq: int
+    records: int
+
+
+def stamp(body: bytes, crc: int) -> Stamp | None:
+    """What a body is; None when these are not the bytes that were written."""
+    if len(body) <= _STAMP.size or zlib.crc32(body) != crc:
+        return None
+    epoch, first_seq, records = _STAMP.unpack_from(body)
+    return Stamp(epoch.hex(), first_seq, records)
+
+
+def restamp(epoch: str, first_seq: int, body: bytes) -> bytes:
+    """The same records under other seqs."""
+    _, _, records = _STAMP.unpack_from(body)
+    return _STAMP.pack(bytes.fromhex(epoch), first_seq, records) + body[_STAMP.size :]
+
+
 def encode(columns: Columns) -> bytes:
-    """Columns as a body."""
+    """Columns as a body without a stamp."""
     parts = [
         struct.pack("<I", len(columns)),
         columns.series.tobytes(),
@@ -47,7 +87,7 @@ def encode(columns: Columns) -> bytes:
 
 
 def decode(body: bytes) -> Columns:
-    """The columns of a body whose checksum was right."""
+    """The columns of a body without a stamp."""
     assert body[:1] == VERSION, f"chunk version {body[0]} is not known"
     plain = memoryview(zstd.decompress(body[1:]))
     (n,) = struct.unpack_from("<I", plain)
@@ -80,3 +120,38 @@ def record_bytes(columns: Columns, position: int) -> int:
     if letter := columns.dead.get(position):
         size += len(letter.raw) + len(letter.source) + len(letter.reason)
     return size
+
+
+def gather(parts: Iterable[tuple[int, Columns]], after_seq: int, records_max: int, bytes_max: int) -> Columns:
+    """The run of records that follows after_seq, from parts (first_seq, columns) in ascending order.
+
+    It ends where a part is missing, at records_max, or where bytes_max (uncompressed) would be passed; of a part
+    that is there it holds at least one record.
+    """
+    columns, expected, size = Columns(), after_seq + 1, 0
+    for first, part in parts:
+        if first > expected:
+            break
+        room = min(records_max - len(columns), first + len(part) - expected)
+        wanted = part.slice(expected - first, expected - first + room)
+        fitting = _fitting(wanted, bytes_max - size, at_least=0 if columns else 1)
+        if fitting < len(wanted):
+            wanted = wanted.slice(0, fitting)
+        columns.extend(wanted)
+        size += plain_bytes(wanted)
+        expected += len(wanted)
+        if fitting < room or len(columns) >= records_max:
+            break
+    return columns
+
+
+def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
+    """How many of the part's first records stay within bytes_max."""
+    if plain_bytes(part) <= bytes_max:
+        return len(part)
+    size = 0
+    for position in range(len(part)):
+        size += record_bytes(part, position)
+        if size > bytes_max:
+            return max(position, at_least)
+    return len(part)

@@ -3,7 +3,7 @@
 One directory, one owner (a lock file), one SQLite database in WAL mode with synchronous=FULL: when a commit
 returns, its records survive a power cut (as far as the disk honours fsync). Tables:
 
-  meta     epoch (random, made with the spool), gateway, mark (the last receipt)
+  meta     one row: gateway, epoch (random, made with the spool), mark (the last receipt)
   series   id -> device, metric, unit; ids are dense from 0 and never change within an epoch
   chunks   one row per commit: first_seq, records, received_at, crc, body (edge_agent.chunk)
   losses   declared ranges of seqs that were evicted on purpose, until a receipt covers them
@@ -25,7 +25,7 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from edge_agent import chunk, spool_file
@@ -59,18 +59,18 @@ class Spool:
 
     @told()
     def _load(self, gateway: str) -> None:
-        self._db.executescript(spool_file.SCHEMA)
-        meta = dict(self._db.execute("SELECT key, value FROM meta"))
-        if "epoch" not in meta:
-            meta = {"epoch": secrets.token_hex(8), "gateway": gateway, "mark": 0}
+        spool_file.prepare(self._db, self._config.path)
+        meta = self._db.execute("SELECT gateway, epoch, mark FROM meta").fetchone()
+        if meta is None:
+            meta = (gateway, secrets.token_hex(8), 0)
             with self._transaction():
-                self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        if meta["gateway"] != gateway:
+                self._db.execute("INSERT INTO meta VALUES (1, ?, ?, ?)", meta)
+        if meta[0] != gateway:
             raise FieldlineError(
-                f"The spool in {self._config.path} belongs to gateway {meta['gateway']!r}, the config says "
+                f"The spool in {self._config.path} belongs to gateway {meta[0]!r}, the config says "
                 f"{gateway!r}. Give the agent another spool.path, or the gateway its old name."
             )
-        self.gateway, self.epoch, self.mark = gateway, str(meta["epoch"]), int(meta["mark"])
+        self.gateway, self.epoch, self.mark = meta
         self._load_series()
         self._journal = Journal(self._db)
         self.next_seq = spool_file.last_seq_of(self._db, self.mark) + 1
@@ -117,7 +117,7 @@ class Spool:
 
         Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
-        body = chunk.encode(columns)
+        body = chunk.pack(self.epoch, self.next_seq, columns)
         self._make_room(len(body), now_ms)
         first = self.next_seq
         series_end = len(self._series)
@@ -147,30 +147,22 @@ class Spool:
         ).fetchone()
         if loss and loss[0] <= after_seq + 1:
             return Loss(after_seq + 1, *loss[1:])
-        columns, expected, size = Columns(), after_seq + 1, 0
-        with contextlib.closing(self._chunks_from(expected)) as rows:
-            for first, records, crc, body in rows:
-                if first > expected:
-                    break  # a loss lies between
-                if zlib.crc32(body) != crc:
-                    if columns:
-                        break
-                    rows.close()
-                    lost = self._declare_damaged(first, first + records - 1, body)
-                    return replace(lost, first_seq=expected)
-                part = chunk.decode(body)
-                assert len(part) == records, "a chunk holds as many records as it says"
-                room = min(records_max - len(columns), first + records - expected)
-                part = part.slice(expected - first, expected - first + room)
-                fitting = _fitting(part, bytes_max - size, at_least=0 if columns else 1)
-                if fitting < len(part):
-                    part = part.slice(0, fitting)
-                columns.extend(part)
-                size += chunk.plain_bytes(part)
-                expected += len(part)
-                if fitting < room or len(columns) >= records_max:
-                    break
-        return Records(after_seq + 1, columns) if columns else None
+        damaged: list[tuple[int, int, bytes]] = []
+        with contextlib.closing(self._chunks_from(after_seq + 1)) as rows:
+            columns = chunk.gather(self._whole(rows, damaged), after_seq, records_max, bytes_max)
+        if columns:
+            return Records(after_seq + 1, columns)
+        return replace(self._declare_damaged(*damaged[0]), first_seq=after_seq + 1) if damaged else None
+
+    def _whole(
+        self, rows: Iterable[tuple[int, int, int, bytes]], damaged: list[tuple[int, int, bytes]]
+    ) -> Iterator[tuple[int, Columns]]:
+        """(first_seq, columns) of chunks up to the first that is damaged, which is put into `damaged`."""
+        for first, records, crc, body in rows:
+            if chunk.stamp(body, crc) != (self.epoch, first, records):
+                damaged.append((first, first + records - 1, body))
+                return
+            yield first, chunk.unpack(body)
 
     def _chunks_from(self, seq: int) -> sqlite3.Cursor:
         """(first_seq, records, crc, body) of the chunk that holds seq, and of all that follow."""
@@ -190,7 +182,7 @@ class Spool:
         with self._transaction():
             self._db.execute("DELETE FROM chunks WHERE first_seq + records - 1 <= ?", (mark,))
             self._db.execute("DELETE FROM losses WHERE last_seq <= ?", (mark,))
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
+            self._db.execute("UPDATE meta SET mark = ?", (mark,))
         self.mark = mark
 
     @told()
@@ -202,8 +194,10 @@ class Spool:
         Raises FieldlineError, OSError, SpoolCorruptError.
         """
         self.read(self.mark, 1, 1)  # finds out whether the first chunk is damaged, and then declares it lost
+        self._db.execute("PRAGMA secure_delete = ON")  # no salvage shall find a record under its old seq, too
         with self._transaction():
             self._cut_first_chunk()
+            epoch = secrets.token_hex(8)
             rows = self._db.execute(
                 "SELECT first_seq, records, 'chunks' FROM chunks UNION ALL "
                 "SELECT first_seq, last_seq - first_seq + 1, 'losses' FROM losses ORDER BY first_seq"
@@ -211,15 +205,14 @@ class Spool:
             next_seq = 1
             for first, records, table in rows:  # ascending, and never upwards: no collision
                 if table == "chunks":
-                    self._db.execute("UPDATE chunks SET first_seq = ? WHERE first_seq = ?", (next_seq, first))
+                    self._restamp(first, epoch, next_seq)
                 else:
                     ends = next_seq, next_seq + records - 1
                     self._db.execute(
                         "UPDATE losses SET first_seq = ?, last_seq = ? WHERE first_seq = ?", (*ends, first)
                     )
                 next_seq += records
-            epoch = secrets.token_hex(8)
-            self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(epoch, "epoch"), (0, "mark")])
+            self._db.execute("UPDATE meta SET epoch = ?, mark = 0", (epoch,))
         self.epoch, self.mark, self.next_seq = epoch, 0, next_seq
 
     def _cut_first_chunk(self) -> None:
@@ -232,11 +225,20 @@ class Spool:
         ).fetchone()
         if row is not None:
             first, records, body = row
-            body = chunk.encode(chunk.decode(body).slice(start - first, records))
+            body = chunk.pack(self.epoch, start, chunk.unpack(body).slice(start - first, records))
             self._db.execute(
                 "UPDATE chunks SET first_seq = ?, records = ?, crc = ?, body = ? WHERE first_seq = ?",
                 (start, first + records - start, zlib.crc32(body), body, first),
             )
+
+    def _restamp(self, first_seq: int, epoch: str, next_seq: int) -> None:
+        crc, body = self._db.execute("SELECT crc, body FROM chunks WHERE first_seq = ?", (first_seq,)).fetchone()
+        if chunk.stamp(body, crc):  # one that is damaged stays so
+            body = chunk.restamp(epoch, next_seq, body)
+            crc = zlib.crc32(body)
+        self._db.execute(
+            "UPDATE chunks SET first_seq = ?, crc = ?, body = ? WHERE first_seq = ?", (next_seq, crc, body, first_seq)
+        )
 
     @told()
     def status(self) -> Status:
@@ -328,15 +330,3 @@ def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -
         return Spool(config, gateway, series_max)
     except OSError as error:
         raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error
-
-
-def _fitting(part: Columns, bytes_max: int, at_least: int) -> int:
-    """How many of the part's first records stay within bytes_max."""
-    if chunk.plain_bytes(part) <= bytes_max:
-        return len(part)
-    size = 0
-    for position in range(len(part)):
-        size += chunk.record_bytes(part, position)
-        if size > bytes_max:
-            return max(position, at_least)
-    return len(part)

@@ -20,8 +20,9 @@ from telemetry.errors import FieldlineError, SpoolCorruptError
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY, gateway TEXT, epoch TEXT, mark INTEGER);
 CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
 CREATE TABLE IF NOT EXISTS chunks (
     first_seq INTEGER PRIMARY KEY, records INTEGER NOT NULL, received_at INTEGER NOT NULL,
@@ -30,7 +31,9 @@ CREATE TABLE IF NOT EXISTS losses (
     first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, reason TEXT NOT NULL,
     declared_at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, keys BLOB NOT NULL);
+PRAGMA user_version = 1;
 """
+"""edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,18 @@ def connect(file: Path, owned: IO[bytes]) -> sqlite3.Connection:
     return db
 
 
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new database. Raises FieldlineError for one of another format."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count() FROM sqlite_schema").fetchone()
+    if version != FORMAT and tables:
+        raise FieldlineError(
+            f"The spool in {path} has format {version}, this version of Fieldline reads {FORMAT}. Let the version "
+            "that made it deliver what it holds, or give the agent another spool.path."
+        )
+    db.executescript(SCHEMA)
+
+
 def lock(path: Path) -> IO[bytes]:
     """Become the owner of the spool in a directory. Raises FieldlineError when another agent is."""
     file = (path / "lock").open("ab")
@@ -112,7 +127,7 @@ def read_status(path: Path) -> Status:
         db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
         try:
             return status_of(db)
-        except KeyError:
+        except _UnfinishedError:
             raise FieldlineError(f"the spool in {path} is being made") from None
         finally:
             db.close()
@@ -120,12 +135,18 @@ def read_status(path: Path) -> Status:
         raise FieldlineError(f"cannot read the spool in {path}: {error}") from error
 
 
+class _UnfinishedError(Exception):
+    """The agent has made the tables, and not their content yet."""
+
+
 def status_of(db: sqlite3.Connection) -> Status:
     """The status of an open database, by index lookups only."""
     db.execute("BEGIN")  # one snapshot for all
     try:
-        meta = dict(db.execute("SELECT key, value FROM meta"))
-        mark = int(meta["mark"])
+        meta = db.execute("SELECT gateway, epoch, mark FROM meta").fetchone()
+        if meta is None:
+            raise _UnfinishedError
+        gateway, epoch, mark = meta
         last_seq = last_seq_of(db, mark)
         oldest = db.execute("SELECT received_at FROM chunks ORDER BY first_seq LIMIT 1").fetchone()
         (lost,) = db.execute(
@@ -137,8 +158,8 @@ def status_of(db: sqlite3.Connection) -> Status:
     finally:
         db.execute("ROLLBACK")
     return Status(
-        gateway=str(meta["gateway"]),
-        epoch=str(meta["epoch"]),
+        gateway=gateway,
+        epoch=epoch,
         mark=mark,
         last_seq=last_seq,
         records=last_seq - mark - lost,

@@ -18,7 +18,7 @@ def spooled(path: Path) -> tuple[Counter[Value], list[DeadLetter]]:
         db.execute("BEGIN")  # one snapshot
         series = {id_: names for id_, *names in db.execute("SELECT id, device, metric FROM series")}
         for (body,) in db.execute("SELECT body FROM chunks ORDER BY first_seq"):
-            columns = chunk.decode(body)
+            columns = chunk.unpack(body)
             dead += columns.dead.values()
             for id_, at_ms, value in zip(columns.series, columns.measured_at, columns.value, strict=True):
                 if id_ != DEAD:
