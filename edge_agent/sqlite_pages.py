@@ -11,7 +11,7 @@ a row is whole, and whether it still counts: nothing here has a checksum, but th
 Source: "Database File Format" on sqlite.org, sections 1.6 (B-tree pages), 2.1 (records), 4.1 and 4.2 (the log).
 """
 
-import mmap
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,27 +36,29 @@ class DamagedRowError(Exception):
 class Pages:
     """The pages of a database file and its write-ahead log. Close it after use.
 
-    Raises OSError for files that cannot be opened, never an error for what is in them.
+    Raises OSError for files that cannot be opened, never an error for what is in them: what the disk cannot read
+    any more is damaged, too.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = _map(file)
+        self._file = _File(file)
         self.page_bytes = _page_bytes(self._file)
-        self._log = _map(file.with_name(f"{file.name}-wal"), may_be_missing=True)
+        self._log = _File(file.with_name(f"{file.name}-wal"), may_be_missing=True)
         self._newer = _frames(self._log, self.page_bytes)
         """page number -> where its newest committed image begins in the log"""
 
     def __len__(self) -> int:
         return max([len(self._file) // self.page_bytes, *self._newer])
 
-    def __getitem__(self, number: int) -> memoryview:
+    def __getitem__(self, number: int) -> bytes:
         """A page; pages count from 1. Raises DamagedRowError for one that is not there."""
         source, start = self._file, (number - 1) * self.page_bytes
         if number in self._newer:
             source, start = self._log, self._newer[number]
-        if number < 1 or start + self.page_bytes > len(source):
+        page = source.read(start, self.page_bytes) if number > 0 else b""
+        if len(page) < self.page_bytes:
             raise DamagedRowError
-        return source[start : start + self.page_bytes]
+        return page
 
     def rows(self, number: int) -> Iterator[Row]:
         """The rows of one page that can be read; none if it is not a table's leaf."""
@@ -69,7 +71,7 @@ class Pages:
                     with suppress(DamagedRowError, IndexError, UnicodeDecodeError):
                         yield self._row(page, int.from_bytes(page[at : at + 2]))
 
-    def _row(self, page: memoryview, at: int) -> Row:
+    def _row(self, page: bytes, at: int) -> Row:
         size, at = _varint(page, at)
         rowid, at = _varint(page, at)
         if size > len(self._file) + len(self._log):
@@ -84,7 +86,7 @@ class Pages:
             following = int.from_bytes(overflow[:4])
         if len(record) != size:
             raise DamagedRowError
-        return rowid - (1 << 64 if rowid >= 1 << 63 else 0), _columns(memoryview(record))
+        return rowid - (1 << 64 if rowid >= 1 << 63 else 0), _columns(bytes(record))
 
     def _local_bytes(self, size: int) -> int:
         """How much of a row is on its leaf page; the rest is on overflow pages."""
@@ -97,60 +99,80 @@ class Pages:
 
     def close(self) -> None:
         """Let the files go."""
-        for view in (self._file, self._log):
-            mapped = view.obj
-            view.release()
-            if isinstance(mapped, mmap.mmap):
-                mapped.close()
+        self._file.close()
+        self._log.close()
 
 
-def _map(file: Path, *, may_be_missing: bool = False) -> memoryview:
-    try:
-        with file.open("rb") as opened:
-            if opened.seek(0, 2) == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ))
-    except FileNotFoundError:
-        if may_be_missing:
-            return memoryview(b"")
-        raise
+class _File:
+    """A file to read from. Not mapped into memory: a bad sector would be a signal there, and the agent's end."""
+
+    def __init__(self, file: Path, *, may_be_missing: bool = False) -> None:
+        self._opened: int | None = None
+        self._size = 0
+        try:
+            self._opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            self._size = os.fstat(self._opened).st_size
+        except FileNotFoundError:
+            if not may_be_missing:
+                raise
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer at the end, and none where the disk cannot read."""
+        if self._opened is None:
+            return b""
+        try:
+            return os.pread(self._opened, size, start)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
 
-def _page_bytes(file: memoryview) -> int:
-    size = int.from_bytes(file[16:18]) if len(file) >= 100 and bytes(file[:16]) == b"SQLite format 3\0" else 0
+def _page_bytes(file: _File) -> int:
+    head = file.read(0, 18)
+    size = int.from_bytes(head[16:18]) if head[:16] == b"SQLite format 3\0" else 0
     size = 65_536 if size == 1 else size
     return size if size >= 512 and size & (size - 1) == 0 else PAGE_BYTES
 
 
-def _frames(log: memoryview, page_bytes: int) -> dict[int, int]:
+def _frames(log: _File, page_bytes: int) -> dict[int, int]:
     """Where in the log each page's newest committed image begins."""
     committed: dict[int, int] = {}
-    if len(log) < _LOG_HEADER.size:
+    head = log.read(0, _LOG_HEADER.size)
+    if len(head) < _LOG_HEADER.size:
         return committed
-    magic, _, size, _, *salts, sum_0, sum_1 = _LOG_HEADER.unpack_from(log)
+    magic, _, size, _, *salts, sum_0, sum_1 = _LOG_HEADER.unpack(head)
     if magic not in (0x377F0682, 0x377F0683) or size != page_bytes:
         return committed
     order = "<" if magic == 0x377F0682 else ">"
-    sums = _checksum(log[:24], order, (0, 0))
+    sums = _checksum(head[:24], order, (0, 0))
     if sums != (sum_0, sum_1):
         return committed
     since_commit: dict[int, int] = {}
     step = _FRAME_HEADER.size + page_bytes
     for start in range(_LOG_HEADER.size, len(log) - step + 1, step):
-        page, pages_after_commit, *frame_salts, sum_0, sum_1 = _FRAME_HEADER.unpack_from(log, start)
-        content = start + _FRAME_HEADER.size
-        sums = _checksum(log[start : start + 8], order, sums)
-        sums = _checksum(log[content : content + page_bytes], order, sums)
+        frame = log.read(start, step)
+        if len(frame) < step:
+            break
+        page, pages_after_commit, *frame_salts, sum_0, sum_1 = _FRAME_HEADER.unpack_from(frame)
+        sums = _checksum(frame[:8], order, sums)
+        sums = _checksum(frame[_FRAME_HEADER.size :], order, sums)
         if frame_salts != salts or sums != (sum_0, sum_1):
             break
-        since_commit[page] = content
+        since_commit[page] = start + _FRAME_HEADER.size
         if pages_after_commit:
             committed |= since_commit
             since_commit.clear()
     return committed
 
 
-def _checksum(data: memoryview, order: str, sums: tuple[int, int]) -> tuple[int, int]:
+def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
     """The log's running checksum over more data, a multiple of 8 bytes."""
     one, two = sums
     for first, second in struct.iter_unpack(f"{order}II", data):
@@ -159,7 +181,7 @@ def _checksum(data: memoryview, order: str, sums: tuple[int, int]) -> tuple[int,
     return one, two
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A variable-length integer of up to nine bytes, and where it ends."""
     value = 0
     for position in range(at, at + 8):
@@ -169,7 +191,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     return value << 8 | data[at + 8], at + 9
 
 
-def _columns(record: memoryview) -> list[Value]:
+def _columns(record: bytes) -> list[Value]:
     head_bytes, at = _varint(record, 0)
     content = head_bytes
     values: list[Value] = []
@@ -182,7 +204,7 @@ def _columns(record: memoryview) -> list[Value]:
     return values
 
 
-def _value(record: memoryview, kind: int, at: int) -> tuple[Value, int]:
+def _value(record: bytes, kind: int, at: int) -> tuple[Value, int]:
     """The column of a serial type, and where it ends."""
     if kind in (0, 8, 9):
         return (None if kind == 0 else kind - 8), at
@@ -194,4 +216,4 @@ def _value(record: memoryview, kind: int, at: int) -> tuple[Value, int]:
         return int.from_bytes(data, signed=True), end
     if kind == 7:
         return float(struct.unpack(">d", data)[0]), end
-    return (str(data, "utf-8") if kind % 2 else bytes(data)), end
+    return (str(data, "utf-8") if kind % 2 else data), end

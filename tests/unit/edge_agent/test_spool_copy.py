@@ -120,7 +120,7 @@ class Logged(Pages):
         self.used = set[int]()
         super().__init__(file)
 
-    def __getitem__(self, number: int) -> memoryview:
+    def __getitem__(self, number: int) -> bytes:
         self.used.add(number)
         return super().__getitem__(number)
 
