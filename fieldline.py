@@ -96,13 +96,30 @@ def edge_check(
 def edge_spool(
     config: Config,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every record; exit status 1 if one is damaged.")
+    ] = False,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Copy the spool to this file, for `fieldline ingest import`."),
+    ] = None,
 ) -> None:
     """Show what the spool holds: waiting records, bytes, seqs, the last receipt. Safe while the agent runs."""
     from edge_agent.config import load
-    from edge_agent.spool_view import view
+    from edge_agent.spool_view import view, view_check
     from telemetry.clock import SystemClock
 
-    print(view(load(config), SystemClock(), as_json=as_json))
+    settings = load(config)
+    if export is not None:
+        from edge_agent.spool_check import export as copy
+
+        print(copy(settings.spool.path, export))
+    elif verify:
+        text, whole = view_check(settings)
+        print(text)
+        _exit(0 if whole else 1)
+    else:
+        print(view(settings, SystemClock(), as_json=as_json))
 
 
 @ingest_app.command("run")
@@ -112,6 +129,21 @@ def ingest_run(config: Config) -> None:
     from ingest.run import run
 
     _exit(run(load(config)))
+
+
+@ingest_app.command("import")
+def ingest_import(
+    file: Annotated[Path, typer.Argument(help="An export, or the spool.db of a gateway that is dead.")],
+    config: Config,
+    gateway: Annotated[str, typer.Option(help="Whose it is, if the file cannot say so any more.")] = "",
+) -> None:
+    """Bring a gateway's spool to ClickHouse by hand, over the trunk; what has already arrived is not stored twice."""
+    from edge_agent.config import Uplink
+    from edge_agent.importer import run
+    from ingest.config import load
+
+    settings = load(config)
+    _exit(run(file, Uplink.model_validate(dict(settings.trunk) | {"partitions": settings.partitions}), gateway))
 
 
 @clickhouse_app.command("run")

@@ -38,8 +38,12 @@ HELLO_S_MIN, HELLO_S_MAX = 1.0, 15.0
 
 
 class Source(Protocol):
-    """The spool, as the uplink sees it; every method blocks and is called in the spool's thread."""
+    """The spool, as the uplink sees it; every method blocks and is called in the spool's thread.
 
+    is_copy: its agent may have sent more since the copy was made; the cloud may then know seqs beyond next_seq.
+    """
+
+    is_copy: bool
     epoch: str
     mark: int
     next_seq: int
@@ -63,7 +67,10 @@ class Limits:
 
 
 class Uplink:
-    """One gateway's end of the trunk. `wake` is called after every commit to the spool."""
+    """One gateway's end of the trunk. `wake` is called after every commit to the spool.
+
+    status: what to report of the agent; None for a source that is not its own spool.
+    """
 
     def __init__(
         self,
@@ -75,7 +82,7 @@ class Uplink:
         limits: Limits,
         clock: Clock,
         thread: ThreadPoolExecutor,
-        status: Callable[[], Status],
+        status: Callable[[], Status] | None = None,
     ) -> None:
         self._source = source
         self._gateway = gateway
@@ -131,7 +138,8 @@ class Uplink:
             self._connected = True
             self._say(f"connected to {self._options.host}:{self._options.port}, waiting for a receipt")
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._report(connection), name="uplink-status")
+                if self._status is not None:
+                    tasks.create_task(self._report(connection, self._status), name="uplink-status")
                 tasks.create_task(self._send(connection, tasks), name="uplink-send")
                 # Waiting here and not in a task of its own: a group that is still in its body when a task fails
                 # takes back its own cancel of us (see run).
@@ -140,11 +148,11 @@ class Uplink:
             self._connected = False
             await connection.close()
 
-    async def _report(self, connection: Connection) -> None:
+    async def _report(self, connection: Connection, status: Callable[[], Status]) -> None:
         topic = contract.up_topic(self._partition, "status", self._gateway)
         while True:
-            status = await self._in_thread(self._status)
-            await connection.publish(topic, status.encode(), qos=0)
+            said = await self._in_thread(status)
+            await connection.publish(topic, said.encode(), qos=0)
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _on_messages(self, messages: Messages, connection: Connection) -> None:
@@ -250,7 +258,7 @@ class Uplink:
         receipts, self._receipts = self._receipts, []
         for receipt in receipts:
             committed = receipt.ranges()
-            if committed.last >= self._source.next_seq:
+            if committed.last >= self._source.next_seq and not self._source.is_copy:
                 await self._renew_epoch(receipt.epoch, committed.last)
                 return
             if self._source.mark:

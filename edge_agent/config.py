@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
+from broker_bridge.uplink import Limits
 from telemetry.config import Name, Port, Section, load_toml
 from telemetry.wire import WIRE_BYTES_MAX
 
@@ -111,6 +112,18 @@ class Uplink(Broker):
     window_batches_max: Annotated[int, Field(ge=1)] = 16
     resend_s: Seconds = 10.0
     reconnect_s_max: Seconds = 30.0
+
+    @property
+    def limits(self) -> Limits:
+        """As the uplink takes them."""
+        return Limits(
+            batch_rows_max=self.batch_rows_max,
+            batch_bytes_max=self.batch_bytes_max,
+            batch_age_s_max=self.batch_age_s_max,
+            window_batches_max=self.window_batches_max,
+            resend_s=self.resend_s,
+            reconnect_s_max=self.reconnect_s_max,
+        )
 
 
 class GatewayConfig(Section):

@@ -10,14 +10,15 @@ import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-from broker_bridge.uplink import Limits, Uplink
+from broker_bridge.uplink import Uplink
+from edge_agent import quarantine
 from edge_agent.collect import Collector
 from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.health import Health
 from edge_agent.spool import Spool, open_spool
-from edge_agent.spool_file import move_aside
+from edge_agent.spool_copy import Known
 from telemetry.clock import Clock, SystemClock
 from telemetry.errors import SpoolCorruptError
 
@@ -37,10 +38,7 @@ async def _main(config: GatewayConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     while not stopping.is_set():
-        try:
-            await _with_spool(config, stopping)
-        except* SpoolCorruptError as group:
-            move_aside(config.spool.path, _first(group))
+        await _with_spool(config, stopping)
     log.info("The agent has stopped; the spool keeps what was not confirmed.")
     return 0
 
@@ -51,18 +49,25 @@ def _first(group: BaseExceptionGroup[SpoolCorruptError]) -> SpoolCorruptError:
 
 
 async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
-    """Work on one spool until told to stop, or until its file turns out to be damaged (SpoolCorruptError)."""
+    """Work on one spool until told to stop, or until its file turns out to be damaged and is moved aside."""
     spool = open_spool(config.spool, config.gateway, config.collect.series_max)
     # One thread for the spool: commits, reads and trims take their turns.
     thread = ThreadPoolExecutor(1, "spool")
+    damage = None
     try:
         held = spool.status()
         where = f"{config.spool.path}, epoch {held.epoch}"
         log.info("Gateway %s, spool %s: %d records waiting.", config.gateway, where, held.records)
         await _work(config, spool, thread, SystemClock(), stopping)
+    except* SpoolCorruptError as group:
+        damage = _first(group)
     finally:
         thread.shutdown(wait=True)
         spool.close()
+    if damage is not None:
+        quarantine.move_aside(
+            config.spool.path, damage, Known(spool.gateway, spool.epoch, spool.mark, spool.next_seq - 1)
+        )
 
 
 async def _work(
@@ -76,19 +81,23 @@ async def _work(
         gateway=config.gateway,
         partitions=config.uplink.partitions,
         options=config.uplink.options(f"fieldline-uplink-{config.gateway}"),
-        limits=_limits(config),
+        limits=config.uplink.limits,
         clock=clock,
         thread=thread,
         status=lambda: health.status(spool),
     )
     commit.on_commit = uplink.wake
     health.parts["uplink"] = uplink
+    damaged = quarantine.Quarantine(config, clock)
+    if damaged:
+        health.parts["damaged spool"] = damaged
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(commit.run(), name="commit")
             tasks.create_task(uplink.run(), name="uplink")
             for name, collector in collectors.items():
                 tasks.create_task(collector.run(commit.deliver), name=f"collect-{name}")
+            tasks.create_task(damaged.run(), name="damaged")
             tasks.create_task(health.run(), name="health")
             await stopping.wait()
             raise _Stopping  # noqa: TRY301 - how a TaskGroup is told to cancel its tasks
@@ -119,15 +128,3 @@ def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]
 
         collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max)
     return collectors
-
-
-def _limits(config: GatewayConfig) -> Limits:
-    uplink = config.uplink
-    return Limits(
-        batch_rows_max=uplink.batch_rows_max,
-        batch_bytes_max=uplink.batch_bytes_max,
-        batch_age_s_max=uplink.batch_age_s_max,
-        window_batches_max=uplink.window_batches_max,
-        resend_s=uplink.resend_s,
-        reconnect_s_max=uplink.reconnect_s_max,
-    )

@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from edge_agent import chunk, spool_file
+from edge_agent import chunk, quarantine, spool_file
 from edge_agent.config import Spool as SpoolConfig
 from edge_agent.journal import Journal
 from edge_agent.spool_file import Status, told
@@ -45,11 +45,14 @@ BYTES_RESERVED = 256 * 1024
 class Spool:
     """An open spool; use `open_spool`, which also deals with what cannot be opened."""
 
+    is_copy = False
+
     def __init__(self, config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -> None:
         self._config = config
         self._series_max = series_max
         config.path.mkdir(parents=True, exist_ok=True)
         self._lock = spool_file.lock(config.path)
+        quarantine.complete(config.path)
         self._db = spool_file.connect(config.path / "spool.db", self._lock)
         try:
             self._load(gateway)
@@ -65,6 +68,7 @@ class Spool:
             meta = (gateway, secrets.token_hex(8), 0)
             with self._transaction():
                 self._db.execute("INSERT INTO meta VALUES (1, ?, ?, ?)", meta)
+                Journal(self._db).write(quarantine.journal(self._config.path))
         if meta[0] != gateway:
             raise FieldlineError(
                 f"The spool in {self._config.path} belongs to gateway {meta[0]!r}, the config says "
@@ -326,7 +330,7 @@ def open_spool(config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -
     try:
         return Spool(config, gateway, series_max)
     except SpoolCorruptError as error:
-        spool_file.move_aside(config.path, error)
+        quarantine.move_aside(config.path, error)
         return Spool(config, gateway, series_max)
     except OSError as error:
         raise FieldlineError(f"cannot use spool.path {config.path}: {error.strerror}") from error

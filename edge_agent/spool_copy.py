@@ -28,8 +28,26 @@ from telemetry.ranges import SeqRanges
 from telemetry.records import Loss, Records
 
 UNREADABLE = "damaged in the spool: could not be read any more"
-LAST_SEQ_FILE = "last_seq"
-"""Beside a damaged database: the last seq that its agent had given, where it could still say so."""
+KNOWN_FILE = "known.json"
+"""Beside a damaged database: what its agent knew of it when it found the damage (Known)."""
+
+
+class Known(NamedTuple):
+    """A spool's numbers, as its agent had them in memory."""
+
+    gateway: str = ""
+    epoch: str = ""
+    mark: int = 0
+    last_seq: int = 0
+
+
+def known(file: Path) -> Known:
+    """What is said beside a database; nothing for an export."""
+    try:
+        said = json.loads(file.with_name(KNOWN_FILE).read_text())
+        return Known(str(said["gateway"]), str(said["epoch"]), int(said["mark"]), int(said["last_seq"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Known()
 
 
 class _Chunk(NamedTuple):
@@ -56,7 +74,7 @@ class SpoolCopy:
     is_copy = True
 
     def __init__(self, file: Path, gateway: str = "") -> None:
-        self.gateway, self.epoch, self.mark = gateway, "", 0
+        self.gateway, self.epoch, self.mark, last_seq = known(file)
         self.held = SeqRanges()
         self._series: dict[int, Series] = {}
         self._losses: dict[int, Loss] = {}
@@ -68,12 +86,12 @@ class SpoolCopy:
             raise FieldlineError(f"cannot read {file}: {error.strerror}") from error
         try:
             self._scan(file)
-            self.next_seq = 1 + max(
-                self.mark,
-                self.held.last,
-                *(loss.last_seq for loss in self._losses.values() if loss.first_seq <= self.held.last + 1),
-                _last_seq(file.with_name(LAST_SEQ_FILE)),
-            )
+            self.gateway = self.gateway or gateway
+            end = max(self.mark, self.held.last, last_seq)
+            for first, loss in sorted(self._losses.items()):
+                if first <= end + 1:
+                    end = max(end, loss.last_seq)
+            self.next_seq = end + 1
         except BaseException:
             self.close()
             raise
@@ -102,7 +120,8 @@ class SpoolCopy:
         """A row of another table than `chunks`."""
         match row:
             case [None, str(gateway), str(epoch), int(mark)] if rowid == 1:
-                self.gateway, self.epoch, self.mark = gateway, epoch, mark
+                if self.epoch in ("", epoch):
+                    self.gateway, self.epoch, self.mark = gateway, epoch, max(self.mark, mark)
             case [None, str(device), str(metric), str(unit)]:
                 self._series[rowid] = Series(device, metric, unit)
             case [None, int(last), str(reason), int(at)] if 0 < rowid <= last:
@@ -121,6 +140,11 @@ class SpoolCopy:
                     column.append(value)
                 self.held.add(first, last)
                 end = last
+
+    @property
+    def readable(self) -> int:
+        """How many of the records that waited when it was opened can be read."""
+        return self.held.count()
 
     @property
     def journal(self) -> list[int]:
@@ -180,6 +204,10 @@ class SpoolCopy:
         """A receipt covers everything up to mark. Nothing is written."""
         self.mark = max(self.mark, mark)
 
+    def renew_epoch(self) -> None:
+        """Never called for a copy: whatever the cloud holds beyond it, its agent has sent."""
+        raise AssertionError
+
     def close(self) -> None:
         """Let the file go."""
         self._pages.close()
@@ -192,10 +220,3 @@ def _chunk(rowid: int, row: list[Value]) -> _Chunk | None:
             if stamp is not None and stamp[1:] == (rowid, records) and records > 0:
                 return _Chunk(stamp, body)
     return None
-
-
-def _last_seq(file: Path) -> int:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return 0

@@ -3,22 +3,19 @@
 spool.db (and -wal, -shm)   the database; see edge_agent.spool
 lock                        held by the one agent that owns the spool
 damaged-*.chunk             bodies whose checksum failed, as they were
-corrupt-*/                  databases that SQLite could not read, as they were
+corrupt-*/                  databases that SQLite could not read, as they were (edge_agent.quarantine)
 """
 
 import contextlib
 import fcntl
-import logging
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from telemetry.errors import FieldlineError, SpoolCorruptError
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 SCHEMA = """
@@ -103,34 +100,23 @@ def lock(path: Path) -> IO[bytes]:
     return file
 
 
-def move_aside(path: Path, error: SpoolCorruptError) -> None:
-    """Keep a damaged spool's files in a directory beside where they were; no agent may have it open.
-
-    Raises FieldlineError.
-    """
-    kept = path / f"corrupt-{time.time_ns()}"
-    try:
-        kept.mkdir()
-        for file in [*path.glob("spool.db*"), *path.glob("damaged-*.chunk")]:
-            file.rename(kept / file.name)
-    except OSError as trouble:
-        raise FieldlineError(f"cannot move the damaged spool in {path} aside: {trouble}") from trouble
-    log.error("The spool in %s is damaged (%s). It is kept in %s; a new epoch begins.", path, error, kept)
-
-
 def read_status(path: Path) -> Status:
     """The status of a spool that an agent may have open. Raises FieldlineError when there is none."""
+    with opened_to_read(path) as db:
+        return status_of(db)
+
+
+@contextlib.contextmanager
+def opened_to_read(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a spool that an agent may have open; what goes wrong with it is a FieldlineError."""
     file = path / "spool.db"
     if not file.exists():
         raise FieldlineError(f"there is no spool in {path}: the agent has not run yet with this config")
     try:
-        db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-        try:
-            return status_of(db)
-        except _UnfinishedError:
-            raise FieldlineError(f"the spool in {path} is being made") from None
-        finally:
-            db.close()
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as db:
+            yield db
+    except _UnfinishedError:
+        raise FieldlineError(f"the spool in {path} is being made") from None
     except sqlite3.Error as error:
         raise FieldlineError(f"cannot read the spool in {path}: {error}") from error
 

@@ -56,7 +56,16 @@ def commands() -> dict[str, object]:
 
 COMMANDS = commands()
 PROMISED = [
-    *("edge run", "edge check", "edge spool", "ingest run", "clickhouse run", "broker run", "analytics migrate"),
+    *(
+        "edge run",
+        "edge check",
+        "edge spool",
+        "ingest run",
+        "ingest import",
+        "clickhouse run",
+        "broker run",
+        "analytics migrate",
+    ),
     *("demo", "drill", "simulate", "sql", "account"),
 ]
 
@@ -221,6 +230,9 @@ UNUSABLE = [
     ("edge run -c binary", "binary: is not valid TOML", "decode"),
     ("edge run -c nospool.toml", "cannot use spool.path", "file/spool"),
     ("edge spool -c none.toml", "none.toml: cannot read the config", "No such file"),
+    ("edge spool -c good.toml --verify", "there is no spool in spool", "the agent has not run yet"),
+    ("edge spool -c good.toml --export nowhere/copy.db", "cannot write nowhere/copy.db", "there is no directory"),
+    ("edge spool -c good.toml --export copy.db", "there is no spool in spool", "the agent has not run yet"),
     ("edge spool -c good.toml", "there is no spool in spool", "the agent has not run yet"),
     ("ingest run -c none.toml", "none.toml: cannot read the config", "No such file"),
 ]

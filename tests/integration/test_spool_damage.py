@@ -9,9 +9,11 @@ from pathlib import Path
 import paho.mqtt.publish as publish
 import pytest
 
+from analytics.account import fetch
 from edge_agent.spool_file import read_status
 from proof.stack import Stack
 from telemetry.errors import FieldlineError
+from tests.commands import fieldline
 from tests.pipeline import make_stack, until
 
 MESSAGES = 400
@@ -73,7 +75,7 @@ def test_a_database_that_cannot_be_read_at_the_start_is_kept_and_a_new_epoch_beg
     asyncio.run(main())
 
 
-def test_a_database_damaged_while_the_agent_runs_is_kept_and_the_agent_goes_on(tmp_path: Path) -> None:
+def test_a_database_damaged_while_the_agent_runs_is_kept_and_what_can_be_read_is_delivered(tmp_path: Path) -> None:
     """Found when the uplink reads what waits. Other devices' messages go through all the same."""
 
     async def main() -> None:
@@ -83,17 +85,26 @@ def test_a_database_damaged_while_the_agent_runs_is_kept_and_the_agent_goes_on(t
             file = tmp_path / "spool" / "spool.db"
             size = file.stat().st_size
             await stack.start("edge")
-            overwrite(file, size // 2, size)
+            overwrite(file, size // 2, size * 3 // 4)
             await stack.start("trunk-broker")
             await stack.start("ingest")
             spool = tmp_path / "spool"
             await until(lambda: any(spool.glob("corrupt-*/spool.db")), "it is kept")
             await until(lambda: begun(spool), "a new spool is made")
             assert read_status(spool).epoch != epoch
-            await send(stack, 0, 10)
+            await send(stack, MESSAGES, 10)
             await until(lambda: read_status(spool).mark == 20, "all is confirmed")
+            await until(lambda: any(spool.glob("corrupt-*/delivered")), "what can be read is delivered")
             assert stack.programs["edge"].restarts == 0
             said = stack.programs["edge"].tail()
             assert "Traceback" not in said, said
+            old, new = sorted(await asyncio.to_thread(fetch, stack.client()), key=lambda row: row.epoch != epoch)
+            assert (new.stored, new.missing, new.duplicates) == (20, 0, 0)
+            assert (old.epoch, old.mark, old.missing, old.duplicates) == (epoch, 2 * MESSAGES, 0, 0)
+            assert 0.1 < old.losses / old.mark < 0.5, "of a quarter, and what shares a page with it, nothing is left"
+            assert old.stored + old.losses == old.mark
+            view = await asyncio.to_thread(fieldline, "edge", "spool", "-c", stack.gateway_config)
+            assert f"{2 * MESSAGES} records behind seq 0 of epoch {epoch}" in view.out, view
+            assert "delivered" in view.out
 
     asyncio.run(main())

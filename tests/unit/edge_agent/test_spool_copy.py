@@ -1,5 +1,6 @@
 """A spool read without SQLite: whole it gives what the spool gives, damaged it gives every record that is whole."""
 
+import json
 import random
 import shutil
 import sqlite3
@@ -204,8 +205,17 @@ def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 def test_a_gap_at_the_end_that_the_agent_still_knew_of_is_declared(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
         spool.append(numbered(1, 10))
-    (tmp_path / "last_seq").write_text("25")
+        known = {"gateway": "g", "epoch": spool.epoch, "mark": 0, "last_seq": 25}
+    (tmp_path / "known.json").write_text(json.dumps(known))
     with copy_of(tmp_path / "spool.db") as copy:
         found = content(copy)
     assert list(found) == list(range(1, 26))
     assert set(map(found.get, range(11, 26))) == {UNREADABLE}
+
+
+def test_what_nothing_can_be_read_of_is_declared_if_its_agent_still_knew_of_it(tmp_path: Path) -> None:
+    (tmp_path / "spool.db").write_bytes(bytes(100_000))
+    (tmp_path / "known.json").write_text('{"gateway": "g", "epoch": "00112233445566ff", "mark": 3, "last_seq": 8}')
+    with copy_of(tmp_path / "spool.db") as copy:
+        assert (copy.gateway, copy.epoch, copy.readable) == ("g", "00112233445566ff", 0)
+        assert content(copy) == dict.fromkeys(range(4, 9), UNREADABLE)
