@@ -148,7 +148,7 @@ class Stack:
         report = read_agent(self.directory / "spool")
         if report is None or report.pid != self.programs["edge"].pid:
             return False
-        return all(connected for name, connected in report.connected.items() if name != "uplink")
+        return report.connected.get("mqtt", False) and report.connected.get("coap", False)
 
     def _migrate(self) -> None:
         client = connect(self.url, database="default")

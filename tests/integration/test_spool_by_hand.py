@@ -62,7 +62,7 @@ def test_an_export_is_imported_exactly_once_with_what_had_arrived_and_what_comes
                 status, said = await command(*importing, export)
                 assert (status, "Everything up to seq 300 is in ClickHouse." in said) == (0, True), said
             (row,) = await asyncio.to_thread(fetch, stack.client())
-            assert (row.mark, row.stored, row.missing, row.duplicates) == (300, 300, 0, 0)
+            assert (row.committed, row.stored, row.missing, row.duplicates) == (300, 300, 0, 0)
 
             await stack.start("edge")
             await until(lambda: read_status(spool).mark == 350, "the gateway came back, and all is confirmed")
