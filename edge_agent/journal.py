@@ -28,10 +28,15 @@ class Journal:
     def __contains__(self, key: int) -> bool:
         return key in self._known
 
-    def write(self, keys: Sequence[int]) -> None:
-        """Write a commit's keys, within its transaction; `remember` them once it is durable."""
+    def write(self, keys: Sequence[int], epoch: str, last_seq: int) -> None:
+        """Write a commit's keys, within its transaction; `remember` them once it is durable.
+
+        epoch, last_seq: of the commit. They are what a salvage knows the end of the spool by, if the last chunks
+        cannot be read any more.
+        """
         if keys:
-            self._db.execute("INSERT INTO journal VALUES (?, ?)", (self._next_id, array("Q", keys).tobytes()))
+            row = self._next_id, last_seq, epoch, array("Q", keys).tobytes()
+            self._db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", row)
             self._db.execute("DELETE FROM journal WHERE id <= ?", (self._cut(len(keys)),))
 
     def remember(self, keys: Sequence[int]) -> None:

@@ -7,8 +7,8 @@ returns, its records survive a power cut (as far as the disk honours fsync). Tab
   series   id -> device, metric, unit; ids are dense from 0 and never change within an epoch
   chunks   one row per commit: first_seq, records, received_at, crc, body (edge_agent.chunk)
   losses   declared ranges of seqs that were evicted on purpose, until a receipt covers them
-  journal  the fingerprints of the last JOURNAL_KEYS_MAX messages, written in the same transaction as their
-           records: a message that its sender repeats after a crash is not spooled twice
+  journal  per commit its last seq and the fingerprints of its messages, JOURNAL_KEYS_MAX in all, written in the same
+           transaction: a message that its sender repeats after a crash is not spooled twice
 
 Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
 All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
@@ -68,7 +68,7 @@ class Spool:
             meta = (gateway, secrets.token_hex(8), 0)
             with self._transaction():
                 self._db.execute("INSERT INTO meta VALUES (1, ?, ?, ?)", meta)
-                Journal(self._db).write(quarantine.journal(self._config.path))
+                Journal(self._db).write(quarantine.journal(self._config.path), meta[1], 0)
         if meta[0] != gateway:
             raise FieldlineError(
                 f"The spool in {self._config.path} belongs to gateway {meta[0]!r}, the config says "
@@ -132,7 +132,7 @@ class Spool:
                 "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
                 (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
             )
-            self._journal.write(keys)
+            self._journal.write(keys, self.epoch, first + len(columns) - 1)
         self._series_saved = series_end
         self._journal.remember(keys)
         self.next_seq = first + len(columns)

@@ -79,6 +79,7 @@ class SpoolCopy:
         self._series: dict[int, Series] = {}
         self._losses: dict[int, Loss] = {}
         self._journal: dict[int, bytes] = {}
+        self._ends: dict[str, int] = {}
         self._firsts, self._lasts, self._places = array("Q"), array("Q"), array("Q")
         try:
             self._pages = Pages(file)
@@ -87,7 +88,7 @@ class SpoolCopy:
         try:
             self._scan(file)
             self.gateway = self.gateway or gateway
-            end = max(self.mark, self.held.last, last_seq)
+            end = max(self.mark, self.held.last, self._ends.get(self.epoch, 0), last_seq)
             for first, loss in sorted(self._losses.items()):
                 if first <= end + 1:
                     end = max(end, loss.last_seq)
@@ -127,8 +128,9 @@ class SpoolCopy:
             case [None, int(last), str(reason), int(at)] if 0 < rowid <= last:
                 if rowid not in self._losses or self._losses[rowid].last_seq < last:  # else an older version of it
                     self._losses[rowid] = Loss(rowid, last, reason, at)
-            case [None, bytes(keys)] if len(keys) % 8 == 0:
+            case [None, int(last), str(epoch), bytes(keys)] if len(keys) % 8 == 0:
                 self._journal[rowid] = keys
+                self._ends[epoch] = max(self._ends.get(epoch, 0), last)
 
     def _index(self, runs: list[tuple[int, int, int]]) -> None:
         """Which page to read for a seq. Of runs in ascending order, leave out what only repeats others."""

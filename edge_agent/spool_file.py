@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS losses (
     first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, reason TEXT NOT NULL,
     declared_at INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, keys BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (
+    id INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, epoch TEXT NOT NULL, keys BLOB NOT NULL);
 PRAGMA user_version = 1;
 """
 """edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""

@@ -6,6 +6,7 @@ random in it, so that a seed gives the same faults in the same order.
 
 import asyncio
 import random
+import re
 import resource
 import shutil
 import signal
@@ -24,6 +25,7 @@ HANG_S = (1.0, 10.0)
 LAST_S = (2.0, 8.0)
 CLOCK_STEPS_S = (-86_400, -3600, -5, 5, 3600)
 FILE_BYTES_MAX = 4096
+PAGE_BYTES = 4096
 
 
 @dataclass(slots=True)
@@ -162,9 +164,62 @@ async def refuse_inserts(scene: Scene) -> None:
         await asyncio.to_thread(scene.client.command, f"{change} RESET SETTING parts_to_throw_insert")
 
 
+async def read_only(scene: Scene) -> None:
+    """ClickHouse answers TABLE_IS_READ_ONLY, for the readings or for the ledger."""
+    change = f"ALTER TABLE fieldline.{scene.chance.choice(('readings', 'ledger'))}"
+    await asyncio.to_thread(scene.client.command, f"{change} MODIFY SETTING table_readonly = 1")
+    try:
+        await scene.last()
+    finally:
+        await asyncio.to_thread(scene.client.command, f"{change} RESET SETTING table_readonly")
+
+
+async def change_password(scene: Scene) -> None:
+    """ClickHouse is restarted with a password that ingest does not know, and later without."""
+    clickhouse = scene.stack.programs["clickhouse"]
+    secret = scene.stack.directory / "password"
+    secret.write_text("another\n")
+    command = clickhouse.command
+    clickhouse.command = (*command, "--password-file", str(secret))
+    clickhouse.kill()
+    try:
+        await scene.last()
+    finally:
+        clickhouse.command = command
+        clickhouse.kill()
+
+
+async def corrupt_spool(scene: Scene) -> None:
+    """While the trunk is cut, the agent stops, and pages that hold commits are overwritten in its spool."""
+    scene.link.is_cut = True
+    scene.link.cut()
+    agent = scene.stack.programs["edge"]
+    try:
+        await scene.last()
+        await agent.stop()
+        _overwrite_commits(scene)
+        agent.start()
+    finally:
+        scene.link.restore()
+
+
+def _overwrite_commits(scene: Scene) -> None:
+    """Garbage on up to three of the database's pages on which a commit begins; it begins with its epoch."""
+    status = scene.stack.spool_status()
+    assert status is not None
+    file = scene.stack.directory / "spool" / "spool.db"
+    begins = re.compile(re.escape(bytes.fromhex(status.epoch)))
+    pages = sorted({found.start() // PAGE_BYTES for found in begins.finditer(file.read_bytes())})
+    with file.open("r+b") as database:
+        for page in scene.chance.sample(pages, min(len(pages), 3)):
+            database.seek(page * PAGE_BYTES)
+            database.write(scene.chance.randbytes(PAGE_BYTES))
+
+
 FAULTS: dict[str, Fault] = {
     "kill agent": kill_agent,
     "tear spool's tail": tear_spool,
+    "corrupt spool": corrupt_spool,
     "hang agent": hang_agent,
     "kill ingest": kill_ingest,
     "hang ingest": hang_ingest,
@@ -178,6 +233,8 @@ FAULTS: dict[str, Fault] = {
     "set gateway's clock": set_clock,
     "fill disk": fill_disk,
     "refuse inserts": refuse_inserts,
+    "read-only table": read_only,
+    "wrong password": change_password,
 }
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from proof.drill import compare
+from proof.checker import counted, judge, told
 from proof.faults import FAULTS
 from proof.link import Link
 from tests.brokers import HOST, free_port
@@ -69,30 +69,15 @@ def test_the_link_passes_on_swallows_and_cuts() -> None:
     asyncio.run(main())
 
 
-class Answer:
-    """A ClickHouse client whose table holds these rows."""
-
-    def __init__(self, *rows: tuple[object, ...]) -> None:
-        self.rows = rows
-
-    def query_row_block_stream(self, _query: str) -> "Answer":
-        return self
-
-    def __enter__(self) -> list[tuple[tuple[object, ...], ...]]:
-        return [self.rows]
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def test_the_verdict_finds_what_is_missing_and_what_is_double(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     journal.write_text(
         '{"device": "d", "ts": 1, "values": {"a": 1.5, "b": null}}\n{"device": "d", "ts": 2, "values": {"a": 2.5}}\n'
     )
-    right = (("d", "a", 1, 1.5, 1), ("d", "a", 2, 2.5, 1))
-    assert compare(Answer(*right), journal) == []
-    (missing,) = compare(Answer(right[0]), journal)
+    said = told(journal)
+    right = [b'["d", "a", "1", 1.5, "1"]', b'["d", "a", 2, 2.5, 1]']
+    assert judge(said, counted(right)).sentences() == []
+    (missing,) = judge(said, counted(right[:1])).sentences()
     assert missing == "1 readings are missing from the table, such as ('d', 'a', 2, 2.5)"
-    (double,) = compare(Answer(right[0], ("d", "a", 2, 2.5, 3)), journal)
+    (double,) = judge(said, counted([right[0], b'["d", "a", 2, 2.5, 3]'])).sentences()
     assert double.startswith("2 readings are in the table too often")

@@ -213,6 +213,19 @@ def test_a_gap_at_the_end_that_the_agent_still_knew_of_is_declared(tmp_path: Pat
     assert set(map(found.get, range(11, 26))) == {UNREADABLE}
 
 
+def test_a_gap_at_the_end_is_declared_if_the_journal_can_still_be_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        for number in range(3):
+            spool.append(numbered(spool.next_seq, 10), [number])
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as db:
+        db.execute("DELETE FROM chunks WHERE first_seq > 10")
+        db.commit()
+    with copy_of(tmp_path / "spool.db") as copy:
+        found = content(copy)
+    assert list(found) == list(range(1, 31))
+    assert set(map(found.get, range(11, 31))) == {UNREADABLE}
+
+
 def test_what_nothing_can_be_read_of_is_declared_if_its_agent_still_knew_of_it(tmp_path: Path) -> None:
     (tmp_path / "spool.db").write_bytes(bytes(100_000))
     (tmp_path / "known.json").write_text('{"gateway": "g", "epoch": "00112233445566ff", "mark": 3, "last_seq": 8}')
