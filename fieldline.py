@@ -22,11 +22,13 @@ ingest_app = typer.Typer(no_args_is_help=True, help="The ingest tier, which runs
 clickhouse_app = typer.Typer(no_args_is_help=True, help="The embedded ClickHouse.")
 broker_app = typer.Typer(no_args_is_help=True, help="The embedded MQTT broker.")
 analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables.")
+dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that could not become readings.")
 app.add_typer(edge_app, name="edge")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(clickhouse_app, name="clickhouse")
 app.add_typer(broker_app, name="broker")
 app.add_typer(analytics_app, name="analytics")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The config file (TOML).")]
 Url = Annotated[
@@ -345,6 +347,63 @@ def account(
     from analytics.account import run
 
     _exit(run(url, fmt))
+
+
+Reason = Annotated[str, typer.Option(help="Only those whose reason contains this.")]
+OfGateway = Annotated[str, typer.Option("--gateway", help="Only those of this gateway.")]
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(
+    url: Url = None,
+    gateway: OfGateway = "",
+    reason: Reason = "",
+    fmt: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print it.")] = "table",
+) -> None:
+    """Show the dead letters by reason, the most frequent first."""
+    from analytics.dead_letters import Filter, list_
+
+    _exit(list_(url, Filter(gateway, reason=reason), fmt))
+
+
+@dead_letters_app.command("show")
+def dead_letters_show(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="GATEWAY/EPOCH/SEQ, as `list` shows it.")] = "",
+    url: Url = None,
+    gateway: OfGateway = "",
+    reason: Reason = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the latest first.")] = 10,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the bytes of one, and nothing else.")] = False,
+) -> None:
+    """Show dead letters with their bytes: as text, or as a hex dump if they are none."""
+    from analytics.dead_letters import Filter, show, write_raw
+
+    chosen = Filter.of(id_, gateway, reason)
+    _exit(write_raw(url, chosen, sys.stdout.buffer) if raw else show(url, chosen, limit))
+
+
+@dead_letters_app.command("replay")
+def dead_letters_replay(
+    config: Config,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="One dead letter; default: all of the gateway.")] = "",
+    url: Url = None,
+    reason: Reason = "",
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say what would come of it; store nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also those that were replayed; what they gave is replaced.")
+    ] = False,
+) -> None:
+    """Decode dead letters with the mappings of this gateway's config, and store their readings, once."""
+    from analytics.dead_letters import Filter
+    from analytics.replay import run
+    from edge_agent.config import load
+    from edge_agent.decode import Decoder
+
+    settings = load(config)
+    chosen = Filter.of(id_, settings.gateway, reason)
+    if chosen.gateway != settings.gateway:
+        raise FieldlineError(f"{id_} is of another gateway; {config} is the config of {settings.gateway}")
+    _exit(run(url, Decoder.alone(settings), chosen, dry=dry, again=again))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from edge_agent.config import GatewayConfig, load
 from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import SystemClock
-from telemetry.columns import DEAD, TIME_FROM_GATEWAY, Columns, Series
+from telemetry.columns import TIME_FROM_GATEWAY, Columns, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import ConfigError
 
@@ -117,15 +117,10 @@ def _spool(config: GatewayConfig) -> list[str]:
 
 def try_message(config: GatewayConfig, topic: str, payload: bytes) -> list[str] | str:
     """What would become of a message: its readings, a line each, or the reason of its refusal."""
-    known: dict[Series, int] = {}
-    columns = Columns()
-    decoder = Decoder(config, lambda series: known.setdefault(series, len(known)))
-    now_ms = SystemClock().now_ms()
-    refused = decoder.decode(Chunk(now_ms, [topic], [payload], [0]), columns)
-    if refused:
-        return refused[0]
-    names = list(known)
-    return [_line(columns, at, names[id_]) for at, id_ in enumerate(columns.series) if id_ != DEAD]
+    columns, names = Decoder.alone(config)(Chunk(SystemClock().now_ms(), [topic], [payload], [0]))
+    if columns.dead:
+        return columns.dead[0].reason
+    return [_line(columns, at, names[id_]) for at, id_ in enumerate(columns.series)]
 
 
 def _line(columns: Columns, at: int, series: Series) -> str:

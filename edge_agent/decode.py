@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 
 from edge_agent.config import GatewayConfig
 from edge_agent.mapping import Routes
-from telemetry.columns import Columns, DeadLetter, Series
+from telemetry.columns import CUT_NOTE, Columns, DeadLetter, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
 
@@ -57,6 +57,19 @@ class Decoder:
                 into.add_dead(DeadLetter(topic, kept, reason), received_at)
         return refused
 
+    @classmethod
+    def alone(cls, config: GatewayConfig) -> Callable[[Chunk], tuple[Columns, list[Series]]]:
+        """A decoder without a spool: of each chunk the records, and what their series ids stand for."""
+        known: dict[Series, int] = {}
+        decoder = cls(config, lambda series: known.setdefault(series, len(known)))
+
+        def decode(chunk: Chunk) -> tuple[Columns, list[Series]]:
+            columns = Columns()
+            decoder.decode(chunk, columns)
+            return columns, list(known)
+
+        return decode
+
     def _failed(self, topic: str, error: Exception) -> str:
         if not self._has_failed:  # the first time with its traceback; the dead letters tell of the others
             log.error("A format failed on a message of topic %r.", topic[:200], exc_info=error)
@@ -67,5 +80,5 @@ class Decoder:
         limits = self._limits
         reason = f"the payload has {size} bytes, payload_bytes_max is {limits.payload_bytes_max}"
         if size > limits.dead_letter_bytes_max:
-            reason += f"; the first {limits.dead_letter_bytes_max} are kept"
+            reason += CUT_NOTE.format(limits.dead_letter_bytes_max)
         return reason

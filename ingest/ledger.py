@@ -59,15 +59,21 @@ class Ledger:
 
         Raises FencedError when another worker did the same at this moment and won.
         """
-        predecessors = self._take_fence()
-        for worker in predecessors:
+        self.own()
+        ledger = self._read()
+        self._recover(ledger)
+        return ledger
+
+    def own(self) -> None:
+        """Become the owner of the partitions, and end what former owners have running.
+
+        Raises FencedError when another worker did the same at this moment and won.
+        """
+        for worker in self._take_fence():
             self.inserter.client.command(
                 f"KILL QUERY WHERE query LIKE '%fieldline worker {worker} %' AND query NOT LIKE 'KILL%' SYNC"
             )
         self.check()
-        ledger = self._read()
-        self._recover(ledger)
-        return ledger
 
     def check(self) -> None:
         """Raises FencedError when another worker has taken our partitions over."""

@@ -62,6 +62,19 @@ DEAD_LETTERS = Target(
         ("raw", pa.binary(), "String"),
     ),
 )
+REPLAYED = Target("readings", (*READINGS.columns, ("replay", pa.uint64(), "UInt64")))
+REPLAYS = Target(
+    "replays",
+    (
+        ("gateway", pa.string(), "String"),
+        ("epoch", pa.string(), "String"),
+        ("seq", pa.uint64(), "UInt64"),
+        ("replay", pa.uint64(), "UInt64"),
+        ("done", pa.uint8(), "UInt8"),
+        ("readings", pa.uint32(), "UInt32"),
+        ("replayed_at", TIME, TIME64),
+    ),
+)
 LOSSES = Target(
     "losses",
     (

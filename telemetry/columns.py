@@ -4,6 +4,7 @@ One record is a reading or a dead letter. Readings fill the five arrays; texts a
 and sparse, by position. Nothing here makes an object per reading.
 """
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,6 +17,9 @@ DEAD = -1
 TIME_FROM_DEVICE = 0
 TIME_FROM_GATEWAY = 1
 """Quality codes. 0: the device said when it measured. 1: it did not, `measured_at` is the arrival."""
+
+CUT_NOTE = "; the first {} are kept"
+"""The end of a dead letter's reason if its raw bytes are only the beginning of what came."""
 
 
 class Series(NamedTuple):
@@ -32,6 +36,11 @@ class DeadLetter(NamedTuple):
     source: str
     raw: bytes
     reason: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `raw` is all that came; the reason says if only its beginning was kept."""
+        return re.search(CUT_NOTE.format(r"\d+") + "$", self.reason) is None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from telemetry.errors import FieldlineError
 from tests.clickhouse import ROOT, clickhouse
 
 NAMES = [migration.name for migration in load()]
-TABLES = {"readings", "dead_letters", "losses", "ledger", "intents", "workers", "gateways"}
+TABLES = {"readings", "dead_letters", "replays", "losses", "ledger", "intents", "workers", "gateways"}
 VIEWS = {"latest", "rollup_1m", "rollup_1h", "accounting"}
 
 
