@@ -2,9 +2,10 @@
 
 On every connection the uplink first asks ("hello") and sends nothing until a receipt has told it what the
 cloud holds. Then it cuts batches behind that mark, keeps at most `window_batches_max` of them unconfirmed,
-and trims the spool as receipts come. It asks again when a batch is overdue, and starts again behind the mark
-when another worker answers: what the former one held in memory is gone. What the broker acknowledges proves
-nothing; a broker that is wiped, or absent for a week, costs time only.
+and trims the spool as receipts come. If the backlog is long, live readings go before it (broker_bridge/window.py).
+It asks again when a batch is overdue, and starts again behind the mark when another worker answers: what the
+former one held in memory is gone. What the broker acknowledges proves nothing; a broker that is wiped, or absent
+for a week, costs time only.
 
 The uplink never ends by an error: it reconnects with full jitter, up to reconnect_s_max apart.
 """
@@ -19,7 +20,7 @@ from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 from broker_bridge import contract
 from broker_bridge.contract import Hello, Receipt, Status
 from broker_bridge.mqtt.client import Connection, ConnectionLostError, Messages, Options
-from broker_bridge.window import Window
+from broker_bridge.window import Span, Window
 from telemetry import wire
 from telemetry.backoff import Backoff
 from telemetry.clock import Clock
@@ -92,7 +93,7 @@ class Uplink:
         self._clock = clock
         self._thread = thread
         self._status = status
-        self._window = Window(limits.window_batches_max, limits.resend_s)
+        self._window = Window(limits.window_batches_max, limits.batch_rows_max, limits.resend_s)
         self._worker = ""
         self._receipts: list[Receipt] = []
         self._worker_changed = False
@@ -198,9 +199,9 @@ class Uplink:
             if self._worker_changed:  # a whole partition hears of it at once: spread the answers
                 await asyncio.sleep(pause.chance.uniform(0, HELLO_S_MIN))
         self._say(f"connected to {self._options.host}:{self._options.port}")
-        self._window.rewind(SeqRanges())
+        self._rewind(SeqRanges())
         await self._take_receipts()
-        self._window.rewind(self._window.confirmed)
+        self._rewind(self._window.confirmed)
 
     async def _stream(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
         """Send and trim until a batch is in doubt."""
@@ -213,38 +214,34 @@ class Uplink:
             if due_s is not None and due_s <= 0:
                 log.info("No receipt for %.0f s: asking again.", self._limits.resend_s)
                 return
-            wait_s = self._batch_due_in_s()
-            if wait_s is not None and wait_s <= 0 and (batch := await self._in_thread(self._cut)):
+            wait_s, span = self._next()
+            if span is not None and (batch := await self._in_thread(self._cut, span)):
                 first, last, payload = batch
                 self._window.sent(first, last, self._clock.monotonic_s())
                 tasks.create_task(connection.publish(topic, payload), name="uplink-publish")
                 continue
             await self._woken_within(min(s for s in (wait_s, due_s, 60.0) if s is not None and s > 0))
 
-    def _batch_due_in_s(self) -> float | None:
-        """Seconds until a batch should leave: 0 when a full one waits; None when there is nothing to send."""
-        if not self._window.has_room:
-            return None
-        after, _ = self._window.skip_confirmed()
-        waiting = self._source.next_seq - 1 - after
-        if waiting <= 0:
+    def _next(self) -> tuple[float | None, Span | None]:
+        """(seconds until the newest should leave, what should leave now): live readings before a backlog."""
+        live = self._window.live(self._source.next_seq - 1)
+        if live is None:
             self._unsent_since_s = None
-            return None
+            return None, self._window.backlog()
         now_s = self._clock.monotonic_s()
-        if waiting >= self._limits.batch_rows_max:
-            return 0
         if self._unsent_since_s is None:
             self._unsent_since_s = now_s
-        return self._unsent_since_s + self._limits.batch_age_s_max - now_s
+        wait_s = self._unsent_since_s + self._limits.batch_age_s_max - now_s
+        if wait_s <= 0 or live.last_seq - live.after_seq >= self._limits.batch_rows_max:
+            return 0, live
+        return wait_s, self._window.backlog()
 
-    def _cut(self) -> tuple[int, int, bytes] | None:
+    def _cut(self, span: Span) -> tuple[int, int, bytes] | None:
         """Read and encode the next batch: (first_seq, last_seq, wire bytes)."""
-        self._unsent_since_s = None
-        after, last_wanted = self._window.skip_confirmed()
-        rows_max = self._limits.batch_rows_max
-        if last_wanted is not None:
-            rows_max = min(rows_max, last_wanted - after)
-        found = self._source.read(after, rows_max, self._limits.batch_bytes_max)
+        if not span.is_backlog:
+            self._unsent_since_s = None
+        rows_max = min(self._limits.batch_rows_max, span.last_seq - span.after_seq)
+        found = self._source.read(span.after_seq, rows_max, self._limits.batch_bytes_max)
         if found is None:
             return None
         header = wire.Header(self._gateway, self._source.epoch, found.first_seq, found.last_seq - found.first_seq + 1)
@@ -265,9 +262,9 @@ class Uplink:
                 committed.add(1, self._source.mark)  # by an earlier receipt; a late one cannot take it back
             if receipt.worker != self._worker:
                 self._worker = receipt.worker
-                self._window.rewind(committed)
+                self._rewind(committed)
             else:
-                self._window.confirm(committed)
+                self._window.confirm(committed, self._clock.monotonic_s())
         if self._window.confirmed.mark > self._source.mark:
             await self._in_thread(self._source.trim, self._window.confirmed.mark)
 
@@ -280,8 +277,11 @@ class Uplink:
             self._source.next_seq - 1,
         )
         await self._in_thread(self._source.renew_epoch)
-        self._window.rewind(SeqRanges())
+        self._rewind(SeqRanges())
         self._worker_changed = True  # ask again, with the new epoch
+
+    def _rewind(self, confirmed: SeqRanges) -> None:
+        self._window.rewind(confirmed, self._source.next_seq - 1)
 
     async def _woken_within(self, seconds: float) -> bool:
         try:

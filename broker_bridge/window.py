@@ -4,51 +4,141 @@ The window holds the batches that were published and are not covered by a receip
 credit: no more than batches_max are outstanding. Anything in doubt (a new connection, a new worker, an
 overdue batch) ends in `rewind`, which forgets what was sent and starts again behind the mark: batches may
 go twice, the ledger sorts it out.
+
+Two lanes. When more is waiting at a rewind than the window holds, what comes from then on goes first, in a
+lane of its own, and the backlog takes what is left: all places but one, and about as many rows at once as its
+credit. The credit grows by every batch that was confirmed within DELAY_S and shrinks by every one that was not, as
+in LEDBAT (RFC 6817). So a backlog fills what ingest can take, without a queue before it in which live readings of
+anybody had to wait, and each gateway of a fleet that comes back from an outage begins with one batch. When the
+backlog is sent the lanes are one again.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from telemetry.ranges import SeqRanges
+
+DELAY_S = 1.5
+"""How long a backlog's batch may take to be confirmed before the backlog gives way."""
+CREDIT_ROWS_MIN = 500
+
+
+class Outstanding(NamedTuple):
+    """A batch that was sent and is not confirmed. sent_at_s: monotonic."""
+
+    first_seq: int
+    last_seq: int
+    sent_at_s: float
+
+
+class Span(NamedTuple):
+    """What may be sent next: behind after_seq, up to last_seq, inclusive."""
+
+    after_seq: int
+    last_seq: int
+    is_backlog: bool = False
 
 
 @dataclass(slots=True)
 class Window:
-    """Outstanding batches of one epoch, oldest first, as (first_seq, last_seq, sent_at_s)."""
+    """Outstanding batches of one epoch, oldest first; rows_max: of a batch.
+
+    sent_seq: how far the only lane, or the backlog's, was sent; live_seq: how far the live one was, which began behind
+    live_after. live_after = 0: there is one lane.
+    """
 
     batches_max: int
+    rows_max: int
     resend_s: float
     confirmed: SeqRanges = field(default_factory=SeqRanges)
-    outstanding: deque[tuple[int, int, float]] = field(default_factory=deque)
+    outstanding: deque[Outstanding] = field(default_factory=deque)
     sent_seq: int = 0
+    live_after: int = 0
+    live_seq: int = 0
+    credit_rows: int = 0
 
-    def rewind(self, confirmed: SeqRanges) -> None:
-        """Start again behind what is confirmed."""
+    def rewind(self, confirmed: SeqRanges, last_seq: int) -> None:
+        """Start again behind what is confirmed; last_seq: the last that is there to be sent."""
         self.confirmed = confirmed.copy()
         self.outstanding.clear()
         self.sent_seq = confirmed.mark
+        is_long = last_seq - confirmed.mark > self.batches_max * self.rows_max
+        self.live_after = self.live_seq = last_seq if is_long else 0
+        self.credit_rows = self.rows_max
 
-    def confirm(self, confirmed: SeqRanges) -> None:
+    def confirm(self, confirmed: SeqRanges, now_s: float) -> None:
         """Take a receipt in. Receipts may come late: the confirmed set only grows."""
         for first, last in confirmed:
             self.confirmed.add(first, last)
-        self.outstanding = deque(b for b in self.outstanding if not self.confirmed.covers(b[0], b[1]))
+        still = deque[Outstanding]()
+        for batch in self.outstanding:
+            if not self.confirmed.covers(batch.first_seq, batch.last_seq):
+                still.append(batch)
+            elif batch.last_seq <= self.live_after:
+                self._adapt(batch, now_s - batch.sent_at_s)
+        self.outstanding = still
         self.sent_seq = max(self.sent_seq, self.confirmed.mark)
+
+    def _adapt(self, batch: Outstanding, delay_s: float) -> None:
+        rows = batch.last_seq - batch.first_seq + 1
+        if delay_s <= DELAY_S:
+            self.credit_rows = min(self.credit_rows + rows, self.batches_max * self.rows_max)
+        else:
+            self.credit_rows = max(self.credit_rows - rows // 2, CREDIT_ROWS_MIN)
 
     def sent(self, first_seq: int, last_seq: int, now_s: float) -> None:
         """A batch was handed to the broker."""
-        assert first_seq == self.sent_seq + 1, "batches leave in order"
-        self.outstanding.append((first_seq, last_seq, now_s))
-        self.sent_seq = last_seq
+        if first_seq == self.sent_seq + 1:
+            self.sent_seq = last_seq
+        else:
+            assert first_seq == self.live_seq + 1 > self.live_after > 0, "batches leave in order"
+            self.live_seq = last_seq
+        self.outstanding.append(Outstanding(first_seq, last_seq, now_s))
 
-    def skip_confirmed(self) -> tuple[int, int | None]:
-        """(seq after which to read on, last seq to read or None): jumps over what is confirmed ahead."""
+    def live(self, last_seq: int) -> Span | None:
+        """What to send of the newest; last_seq: the last that is there. None: nothing, or no place."""
+        self._merge()
+        if not self.has_room:
+            return None
+        if self.live_after:
+            self.live_seq, end = self._behind_confirmed(self.live_seq, last_seq)
+            return Span(self.live_seq, end) if end > self.live_seq else None
+        self.sent_seq, end = self._behind_confirmed(self.sent_seq, last_seq)
+        return Span(self.sent_seq, end) if end > self.sent_seq else None
+
+    def backlog(self) -> Span | None:
+        """What to send of a long backlog, if there is one, and place and credit for it."""
+        self._merge()
+        if not self.live_after:
+            return None
+        under_way = [batch for batch in self.outstanding if batch.last_seq <= self.live_after]
+        rows = sum(batch.last_seq - batch.first_seq + 1 for batch in under_way)
+        if (
+            len(under_way) >= max(self.batches_max - 1, 1)
+            or not self.has_room
+            or (under_way and rows >= self.credit_rows)
+        ):
+            return None
+        end = min(self._behind_confirmed(self.sent_seq, self.live_after)[1], self.sent_seq + self.credit_rows)
+        return Span(self.sent_seq, end, is_backlog=True)
+
+    def _merge(self) -> None:
+        """One lane again, when the backlog was sent."""
+        if self.live_after:
+            self.sent_seq, _ = self._behind_confirmed(self.sent_seq, self.live_after)
+            if self.sent_seq >= self.live_after:
+                self.sent_seq = max(self.sent_seq, self.live_seq)
+                self.live_after = 0
+
+    def _behind_confirmed(self, seq: int, last_seq: int) -> tuple[int, int]:
+        """From where to where the next gap behind `seq` goes; it ends at last_seq."""
         for first, last in self.confirmed:
-            if first <= self.sent_seq + 1 <= last:
-                self.sent_seq = last
-            elif first > self.sent_seq + 1:
-                return self.sent_seq, first - 1
-        return self.sent_seq, None
+            if first <= seq + 1 <= last:
+                seq = last
+            elif first > seq + 1:
+                return seq, min(first - 1, last_seq)
+        return seq, last_seq
 
     @property
     def has_room(self) -> bool:
@@ -56,4 +146,4 @@ class Window:
 
     def overdue_in_s(self, now_s: float) -> float | None:
         """Seconds until the oldest outstanding batch is in doubt; None when nothing is outstanding."""
-        return self.outstanding[0][2] + self.resend_s - now_s if self.outstanding else None
+        return self.outstanding[0].sent_at_s + self.resend_s - now_s if self.outstanding else None

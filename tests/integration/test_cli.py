@@ -66,6 +66,7 @@ PROMISED = [
         "broker run",
         "analytics migrate",
     ),
+    *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *("demo", "drill", "simulate", "sql", "account"),
 ]
 

@@ -62,9 +62,10 @@ def test_it_asks_first_and_then_sends_what_is_behind_the_mark(broker: Broker, tm
 
 def test_receipts_are_the_credit(broker: Broker, tmp_path: Path) -> None:
     async def main() -> None:
-        async with trunk(tmp_path, broker.port, 95, window_batches_max=3) as (it, cloud):
+        async with trunk(tmp_path, broker.port, 30, window_batches_max=3) as (it, cloud):
             await cloud.greeted(0)
             await cloud.until_spans((1, 10), (11, 20), (21, 30))
+            await it.append(numbered(31, 65))
             await cloud.receipt(0, (11, 20))
             await cloud.until_spans((1, 10), (11, 20), (21, 30), (31, 40))
             assert it.trims == []
@@ -75,6 +76,32 @@ def test_receipts_are_the_credit(broker: Broker, tmp_path: Path) -> None:
             await cloud.receipt(95)
             await it.until_trimmed(95)
             assert cloud.spans == [(first, min(first + 9, 95)) for first in range(1, 96, 10)]
+
+    asyncio.run(main())
+
+
+def test_live_readings_go_before_a_long_backlog(broker: Broker, tmp_path: Path) -> None:
+    """Ten windows are waiting: what comes now is on its way at once, and the backlog fills the other places."""
+
+    async def main() -> None:
+        async with trunk(tmp_path, broker.port, 400, window_batches_max=4) as (it, cloud):
+            await cloud.greeted(0)
+            await cloud.until_spans((1, 10))
+            await it.append(numbered(401, 3))
+            await cloud.until_spans((1, 10), (401, 403))
+            await cloud.receipt(10, (401, 403))
+            await cloud.until_spans((1, 10), (401, 403), (11, 20), (21, 30))
+            await it.until_trimmed(10)
+            await it.append(numbered(404, 2))
+            await cloud.until(lambda: cloud.spans[-1] == (404, 405), "the newest go first")
+            for mark in range(20, 400, 10):
+                await cloud.receipt(mark, (401, 405))
+                await cloud.until(lambda mark=mark: (mark + 1, mark + 10) in cloud.spans, "the backlog goes on")
+            await cloud.receipt(405)
+            await it.until_trimmed(405)
+            await it.append(numbered(406, 3))
+            await cloud.until(lambda: cloud.spans[-1] == (406, 408), "one lane again")
+            assert len(cloud.spans) == len(set(cloud.spans)), "nothing went twice"
 
     asyncio.run(main())
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker_bridge.window import Window
+from broker_bridge.window import CREDIT_ROWS_MIN, Span, Window
 from telemetry.ranges import SeqRanges
 
 RESEND_S = 10.0
@@ -16,27 +16,30 @@ class Trunk(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.window = Window(3, RESEND_S)
+        self.window = Window(3, 8, RESEND_S)
         self.now_s = 0.0
         self.last_seq = 0
         self.on_the_way: list[tuple[int, int]] = []
         self.committed = SeqRanges()
         self.receipts = [SeqRanges()]
 
-    @rule(records=st.integers(1, 12))
+    @rule(records=st.one_of(st.integers(1, 12), st.integers(25, 60)))
     def the_spool_grows(self, records: int) -> None:
         self.last_seq += records
 
     @precondition(lambda self: self.window.has_room)
-    @rule(records_max=st.integers(1, 8))
-    def send(self, records_max: int) -> None:
-        after, wanted = self.window.skip_confirmed()
-        last = min(after + records_max, self.last_seq, wanted or self.last_seq)
-        if last > after:
-            assert self.window.confirmed.missing(after + 1, last) == [(after + 1, last)], "only what is not confirmed"
-            assert not self.window.confirmed.missing(1, after) or self.is_outstanding(after)
-            self.window.sent(after + 1, last, self.now_s)
-            self.on_the_way.append((after + 1, last))
+    @rule(records_max=st.integers(1, 8), backlog_first=st.booleans())
+    def send(self, records_max: int, backlog_first: bool) -> None:
+        spans = self.window.live(self.last_seq), self.window.backlog()
+        span = next((span for span in (reversed(spans) if backlog_first else spans) if span), None)
+        if span is None:
+            return
+        first, last = span.after_seq + 1, min(span.after_seq + records_max, span.last_seq)
+        assert first <= last <= self.last_seq
+        assert self.window.confirmed.missing(first, last) == [(first, last)], "only what is not confirmed"
+        assert span.is_backlog == (0 < last <= self.window.live_after)
+        self.window.sent(first, last, self.now_s)
+        self.on_the_way.append((first, last))
 
     def is_outstanding(self, seq: int) -> bool:
         sent = SeqRanges([(first, last) for first, last, _ in self.window.outstanding])
@@ -52,7 +55,7 @@ class Trunk(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_receipt_comes_late_or_never_or_twice(self, data: st.DataObject) -> None:
-        self.window.confirm(data.draw(st.sampled_from(self.receipts)))
+        self.window.confirm(data.draw(st.sampled_from(self.receipts)), self.now_s)
 
     @rule(passed_s=st.floats(0, RESEND_S * 1.5))
     def time_passes(self, passed_s: float) -> None:
@@ -66,7 +69,7 @@ class Trunk(RuleBasedStateMachine):
     @rule()
     def another_worker_answers(self) -> None:
         self.on_the_way.clear()  # what the former held in memory is gone
-        self.window.rewind(self.committed)
+        self.window.rewind(self.committed, self.last_seq)
         assert not self.window.outstanding
         assert self.window.overdue_in_s(self.now_s) is None
 
@@ -76,12 +79,17 @@ class Trunk(RuleBasedStateMachine):
         assert self.window.has_room == (len(self.window.outstanding) < self.window.batches_max)
 
     @invariant()
-    def what_is_outstanding_is_in_order_and_not_confirmed(self) -> None:
+    def what_is_outstanding_is_disjoint_and_not_confirmed(self) -> None:
         last_seq = 0
-        for first, last, _ in self.window.outstanding:
-            assert last_seq < first <= last <= self.window.sent_seq
+        for first, last, _ in sorted(self.window.outstanding):
+            assert last_seq < first <= last <= max(self.window.sent_seq, self.window.live_seq)
             assert self.window.confirmed.missing(first, last)
             last_seq = last
+
+    @invariant()
+    def live_readings_find_a_place(self) -> None:
+        backlog = [batch for batch in self.window.outstanding if batch.last_seq <= self.window.live_after]
+        assert not self.window.live_after or len(backlog) < self.window.batches_max
 
     @invariant()
     def it_believes_only_receipts(self) -> None:
@@ -90,17 +98,20 @@ class Trunk(RuleBasedStateMachine):
     @invariant()
     def nothing_behind_the_last_sent_is_forgotten(self) -> None:
         assert self.is_outstanding(self.window.sent_seq)
+        gaps = self.window.confirmed.missing(self.window.live_after + 1, self.window.live_seq)
+        sent = SeqRanges([(first, last) for first, last, _ in self.window.outstanding])
+        assert all(sent.covers(*gap) for gap in gaps)
 
     def teardown(self) -> None:
         """From wherever it stands: a cloud that works again gets all of it."""
         while not (self.last_seq == 0 or self.committed.covers(1, self.last_seq)):
             self.another_worker_answers()
-            while self.window.has_room and self.window.skip_confirmed()[0] < self.last_seq:
-                self.send(5)
+            while self.window.has_room and (self.window.live(self.last_seq) or self.window.backlog()):
+                self.send(5, backlog_first=False)
             assert self.on_the_way, "there is something to send as long as something is missing"
             for batch in self.on_the_way:
                 self.committed.add(*batch)
-        self.window.confirm(self.committed)
+        self.window.confirm(self.committed, self.now_s)
         assert self.window.confirmed.mark == self.last_seq
         assert not self.window.outstanding
 
@@ -113,47 +124,125 @@ TestTrunk.settings = settings(deadline=None, max_examples=120, stateful_step_cou
 @given(st.integers(1, 20), st.integers(1, 50), st.integers(1, 9))
 def test_receipts_are_the_credit(batches_max: int, batches: int, records: int) -> None:
     """Without a receipt exactly batches_max leave; each receipt for one lets one more go."""
-    window = Window(batches_max, RESEND_S)
+    window = Window(batches_max, records, RESEND_S)
     sent = 0
     for committed in range(batches + 1):
         if committed:
-            window.confirm(SeqRanges([(1, committed * records)]))
-        while window.has_room and sent < batches:
+            window.confirm(SeqRanges([(1, committed * records)]), 0.0)
+        while sent < batches and window.live(batches * records):
             window.sent(sent * records + 1, (sent + 1) * records, 0.0)
             sent += 1
         assert sent == min(batches, committed + batches_max)
 
 
 def test_what_is_confirmed_ahead_is_jumped_over() -> None:
-    window = Window(9, RESEND_S)
-    window.rewind(SeqRanges([(1, 10), (15, 20), (30, 30)]))
-    assert window.skip_confirmed() == (10, 14)
-    window.sent(11, 14, 0.0)
-    assert window.skip_confirmed() == (20, 29)
-    window.sent(21, 25, 0.0)
-    assert window.skip_confirmed() == (25, 29)
-    window.sent(26, 29, 0.0)
-    assert window.skip_confirmed() == (30, None)
+    window = Window(9, 100, RESEND_S)
+    window.rewind(SeqRanges([(1, 10), (15, 20), (30, 30)]), 40)
+    for first, last in ((11, 14), (21, 25), (26, 29), (31, 40)):
+        span = window.live(40)
+        assert span is not None
+        assert span.after_seq == first - 1
+        assert span.last_seq == (last if last != 25 else 29)
+        window.sent(first, last, 0.0)
+    assert window.live(40) is None
 
 
 def test_a_batch_that_is_confirmed_in_part_stays_outstanding() -> None:
-    window = Window(9, RESEND_S)
+    window = Window(9, 100, RESEND_S)
     window.sent(1, 10, 0.0)
-    window.confirm(SeqRanges([(1, 9)]))
+    window.confirm(SeqRanges([(1, 9)]), 0.0)
     assert [batch[:2] for batch in window.outstanding] == [(1, 10)]
-    window.confirm(SeqRanges([(10, 10)]))
+    window.confirm(SeqRanges([(10, 10)]), 0.0)
     assert not window.outstanding
 
 
 def test_batches_leave_in_order() -> None:
-    window = Window(9, RESEND_S)
+    window = Window(9, 100, RESEND_S)
     with pytest.raises(AssertionError, match="batches leave in order"):
         window.sent(2, 3, 0.0)
 
 
 def test_a_rewind_keeps_no_hold_of_the_receipt() -> None:
     receipt = SeqRanges([(1, 3)])
-    window = Window(9, RESEND_S)
-    window.rewind(receipt)
-    window.confirm(SeqRanges([(4, 9)]))
+    window = Window(9, 100, RESEND_S)
+    window.rewind(receipt, 3)
+    window.confirm(SeqRanges([(4, 9)]), 0.0)
     assert receipt == SeqRanges([(1, 3)])
+
+
+# ---- a long backlog
+
+
+def behind(last_seq: int) -> Window:
+    """Four places, batches of 1000 rows, nothing confirmed of a spool that ends at last_seq."""
+    window = Window(4, 1000, RESEND_S)
+    window.rewind(SeqRanges(), last_seq)
+    return window
+
+
+def test_a_short_backlog_goes_in_order() -> None:
+    window = behind(4000)
+    assert window.live(4500) == Span(0, 4500)
+    assert window.backlog() is None
+
+
+def test_live_readings_go_before_a_long_backlog() -> None:
+    window = behind(4001)
+    assert window.live(4001) is None
+    assert window.backlog() == Span(0, 1000, is_backlog=True)
+    window.sent(1, 1000, 0.0)
+    assert window.backlog() is None, "a backlog begins with one batch"
+    assert window.live(4010) == Span(4001, 4010)
+    window.sent(4002, 4010, 0.0)
+    window.confirm(SeqRanges([(4002, 4010)]), 0.1)
+    assert window.live(4020) == Span(4010, 4020)
+    assert window.credit_rows == 1000, "only its own batches move a backlog's credit"
+
+
+def test_a_backlog_takes_all_places_but_one() -> None:
+    window = behind(100_000)
+    window.credit_rows = 50_000
+    for number in range(3):
+        span = window.backlog()
+        assert span == Span(number * 1000, number * 1000 + 50_000, is_backlog=True)
+        window.sent(number * 1000 + 1, (number + 1) * 1000, 0.0)
+    assert window.backlog() is None
+    assert window.live(100_001) == Span(100_000, 100_001)
+
+
+def test_the_credit_doubles_while_receipts_are_quick_and_halves_when_they_are_slow() -> None:
+    window = behind(100_000)
+    grown = []
+    sent = 0
+    for delay_s in (0.1, 0.1, 5.0, 5.0, 5.0, 5.0):
+        while window.backlog():
+            window.sent(sent + 1, sent + 500, 0.0)
+            sent += 500
+        window.confirm(SeqRanges([(1, sent)]), delay_s)
+        grown.append(window.credit_rows)
+    assert grown[:2] == [2000, 3500]
+    assert grown[2:] == sorted(grown[2:], reverse=True)
+    assert grown[-1] == CREDIT_ROWS_MIN
+
+
+def test_when_the_backlog_is_sent_there_is_one_lane_again() -> None:
+    window = behind(4001)
+    window.sent(4002, 4010, 0.0) if window.live(4010) else None
+    window.credit_rows = 10_000
+    window.sent(1, 4001, 0.0)
+    assert window.backlog() is None
+    assert window.live(4020) == Span(4010, 4020)
+    assert window.live_after == 0
+    window.confirm(SeqRanges([(1, 4010)]), 0.0)
+    assert not window.outstanding
+    assert window.live(4020) == Span(4010, 4020)
+
+
+def test_a_window_of_one_place_is_shared() -> None:
+    window = Window(1, 10, RESEND_S)
+    window.rewind(SeqRanges(), 100)
+    assert window.backlog() == Span(0, 10, is_backlog=True)
+    window.sent(1, 10, 0.0)
+    assert window.live(110) is None
+    window.confirm(SeqRanges([(1, 10)]), 0.0)
+    assert window.live(110) == Span(100, 110)
