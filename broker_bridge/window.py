@@ -6,7 +6,7 @@ overdue batch) ends in `rewind`, which forgets what was sent and starts again be
 go twice, the ledger sorts it out.
 
 Two lanes. When more is waiting at a rewind than the window holds, what comes from then on goes first, in a
-lane of its own, and the backlog takes what is left: all places but one, and about as many rows at once as its
+lane of its own. Each lane leaves the other at least one place; the backlog has about as many rows under way as its
 credit. The credit grows by every batch that was confirmed within DELAY_S and shrinks by every one that was not, as
 in LEDBAT (RFC 6817). So a backlog fills what ingest can take, without a queue before it in which live readings of
 anybody had to wait, and each gateway of a fleet that comes back from an outage begins with one batch. When the
@@ -63,7 +63,7 @@ class Window:
         self.confirmed = confirmed.copy()
         self.outstanding.clear()
         self.sent_seq = confirmed.mark
-        is_long = last_seq - confirmed.mark > self.batches_max * self.rows_max
+        is_long = self.batches_max > 1 and last_seq - confirmed.mark > self.batches_max * self.rows_max
         self.live_after = self.live_seq = last_seq if is_long else 0
         self.credit_rows = self.rows_max
 
@@ -101,27 +101,26 @@ class Window:
         self._merge()
         if not self.has_room:
             return None
-        if self.live_after:
-            self.live_seq, end = self._behind_confirmed(self.live_seq, last_seq)
-            return Span(self.live_seq, end) if end > self.live_seq else None
-        self.sent_seq, end = self._behind_confirmed(self.sent_seq, last_seq)
-        return Span(self.sent_seq, end) if end > self.sent_seq else None
+        if not self.live_after:
+            self.sent_seq, end = self._behind_confirmed(self.sent_seq, last_seq)
+            return Span(self.sent_seq, end) if end > self.sent_seq else None
+        self.live_seq, end = self._behind_confirmed(self.live_seq, last_seq)
+        is_free = len(self.outstanding) - len(self._backlog_under_way()) < self.batches_max - 1
+        return Span(self.live_seq, end) if is_free and end > self.live_seq else None
 
     def backlog(self) -> Span | None:
         """What to send of a long backlog, if there is one, and place and credit for it."""
         self._merge()
-        if not self.live_after:
+        under_way = self._backlog_under_way()
+        if not self.live_after or not self.has_room or len(under_way) >= self.batches_max - 1:
             return None
-        under_way = [batch for batch in self.outstanding if batch.last_seq <= self.live_after]
-        rows = sum(batch.last_seq - batch.first_seq + 1 for batch in under_way)
-        if (
-            len(under_way) >= max(self.batches_max - 1, 1)
-            or not self.has_room
-            or (under_way and rows >= self.credit_rows)
-        ):
+        if under_way and sum(batch.last_seq - batch.first_seq + 1 for batch in under_way) >= self.credit_rows:
             return None
         end = min(self._behind_confirmed(self.sent_seq, self.live_after)[1], self.sent_seq + self.credit_rows)
         return Span(self.sent_seq, end, is_backlog=True)
+
+    def _backlog_under_way(self) -> list[Outstanding]:
+        return [batch for batch in self.outstanding if batch.last_seq <= self.live_after]
 
     def _merge(self) -> None:
         """One lane again, when the backlog was sent."""

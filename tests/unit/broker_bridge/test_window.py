@@ -87,9 +87,9 @@ class Trunk(RuleBasedStateMachine):
             last_seq = last
 
     @invariant()
-    def live_readings_find_a_place(self) -> None:
-        backlog = [batch for batch in self.window.outstanding if batch.last_seq <= self.window.live_after]
-        assert not self.window.live_after or len(backlog) < self.window.batches_max
+    def no_lane_takes_all_places(self) -> None:
+        backlog = [batch.last_seq <= self.window.live_after for batch in self.window.outstanding]
+        assert not self.window.live_after or max(map(backlog.count, (True, False))) < self.window.batches_max
 
     @invariant()
     def it_believes_only_receipts(self) -> None:
@@ -238,11 +238,17 @@ def test_when_the_backlog_is_sent_there_is_one_lane_again() -> None:
     assert window.live(4020) == Span(4010, 4020)
 
 
-def test_a_window_of_one_place_is_shared() -> None:
+def test_live_readings_that_never_end_leave_the_backlog_a_place() -> None:
+    window = behind(100_000)
+    for number in range(3):
+        assert window.live(200_000) == Span(100_000 + number * 1000, 200_000)
+        window.sent(100_001 + number * 1000, 101_000 + number * 1000, 0.0)
+    assert window.live(200_000) is None
+    assert window.backlog() == Span(0, 1000, is_backlog=True)
+
+
+def test_a_window_of_one_place_has_one_lane() -> None:
     window = Window(1, 10, RESEND_S)
     window.rewind(SeqRanges(), 100)
-    assert window.backlog() == Span(0, 10, is_backlog=True)
-    window.sent(1, 10, 0.0)
-    assert window.live(110) is None
-    window.confirm(SeqRanges([(1, 10)]), 0.0)
-    assert window.live(110) == Span(100, 110)
+    assert window.live(110) == Span(0, 110)
+    assert window.backlog() is None
