@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, collect, ingest, latency
+from bench import agent, collect, ingest, latency, outage, spool
 from bench.figure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -23,6 +23,8 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "collect": collect.run,
     "agent": agent.run,
     "latency": latency.run,
+    "spool": spool.run,
+    "outage": outage.run,
 }
 
 

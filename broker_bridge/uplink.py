@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 from broker_bridge import contract
 from broker_bridge.contract import Hello, Receipt, Status
 from broker_bridge.mqtt.client import Connection, ConnectionLostError, Messages, Options
-from broker_bridge.window import Span, Window
+from broker_bridge.window import FIRST_ROWS, LONG_ROWS, Span, Window
 from telemetry import wire
 from telemetry.backoff import Backoff
 from telemetry.clock import Clock
@@ -57,7 +57,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """See the section [uplink] of the gateway's config."""
+    """See the section [uplink] of the gateway's config; long_rows, first_rows: see broker_bridge/window.py."""
 
     batch_rows_max: int
     batch_bytes_max: int
@@ -65,6 +65,8 @@ class Limits:
     window_batches_max: int
     resend_s: float
     reconnect_s_max: float
+    long_rows: int = LONG_ROWS
+    first_rows: int = FIRST_ROWS
 
 
 class Uplink:
@@ -93,7 +95,9 @@ class Uplink:
         self._clock = clock
         self._thread = thread
         self._status = status
-        self._window = Window(limits.window_batches_max, limits.batch_rows_max, limits.resend_s)
+        self._window = Window(
+            limits.window_batches_max, limits.batch_rows_max, limits.resend_s, limits.long_rows, limits.first_rows
+        )
         self._worker = ""
         self._receipts: list[Receipt] = []
         self._worker_changed = False

@@ -5,12 +5,12 @@ credit: no more than batches_max are outstanding. Anything in doubt (a new conne
 overdue batch) ends in `rewind`, which forgets what was sent and starts again behind the mark: batches may
 go twice, the ledger sorts it out.
 
-Two lanes. When more is waiting at a rewind than the window holds, what comes from then on goes first, in a
-lane of its own. Each lane leaves the other at least one place; the backlog has about as many rows under way as its
-credit. The credit grows by every batch that was confirmed within DELAY_S and shrinks by every one that was not, as
-in LEDBAT (RFC 6817). So a backlog fills what ingest can take, without a queue before it in which live readings of
-anybody had to wait, and each gateway of a fleet that comes back from an outage begins with one batch. When the
-backlog is sent the lanes are one again.
+Two lanes. When more than long_rows are waiting at a rewind, the newest first_rows of them and what comes from then
+on go first, in a lane of their own. Each lane leaves the other at least one place; the backlog has about as many
+rows under way as its credit. The credit begins with first_rows, grows with every batch that was confirmed within
+DELAY_S and shrinks with every one that was not, as in LEDBAT (RFC 6817). So a backlog fills what ingest can take,
+without a queue before it in which live readings of anybody had to wait, also when a whole fleet comes back from an
+outage. When the backlog is sent the lanes are one again.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ from telemetry.ranges import SeqRanges
 
 DELAY_S = 1.5
 """How long a backlog's batch may take to be confirmed before the backlog gives way."""
-CREDIT_ROWS_MIN = 500
+LONG_ROWS, FIRST_ROWS = 5_000, 500
 
 
 class Outstanding(NamedTuple):
@@ -42,7 +42,7 @@ class Span(NamedTuple):
 
 @dataclass(slots=True)
 class Window:
-    """Outstanding batches of one epoch, oldest first; rows_max: of a batch.
+    """Outstanding batches of one epoch, oldest first; rows_max: of a batch. long_rows > first_rows.
 
     sent_seq: how far the only lane, or the backlog's, was sent; live_seq: how far the live one was, which began behind
     live_after. live_after = 0: there is one lane.
@@ -51,6 +51,8 @@ class Window:
     batches_max: int
     rows_max: int
     resend_s: float
+    long_rows: int = LONG_ROWS
+    first_rows: int = FIRST_ROWS
     confirmed: SeqRanges = field(default_factory=SeqRanges)
     outstanding: deque[Outstanding] = field(default_factory=deque)
     sent_seq: int = 0
@@ -63,9 +65,9 @@ class Window:
         self.confirmed = confirmed.copy()
         self.outstanding.clear()
         self.sent_seq = confirmed.mark
-        is_long = self.batches_max > 1 and last_seq - confirmed.mark > self.batches_max * self.rows_max
-        self.live_after = self.live_seq = last_seq if is_long else 0
-        self.credit_rows = self.rows_max
+        is_long = self.batches_max > 1 and last_seq - confirmed.mark > self.long_rows
+        self.live_after = self.live_seq = last_seq - self.first_rows if is_long else 0
+        self.credit_rows = self.first_rows
 
     def confirm(self, confirmed: SeqRanges, now_s: float) -> None:
         """Take a receipt in. Receipts may come late: the confirmed set only grows."""
@@ -83,9 +85,9 @@ class Window:
     def _adapt(self, batch: Outstanding, delay_s: float) -> None:
         rows = batch.last_seq - batch.first_seq + 1
         if delay_s <= DELAY_S:
-            self.credit_rows = min(self.credit_rows + rows, self.batches_max * self.rows_max)
+            self.credit_rows = min(self.credit_rows + -(-rows // 2), self.batches_max * self.rows_max)
         else:
-            self.credit_rows = max(self.credit_rows - rows // 2, CREDIT_ROWS_MIN)
+            self.credit_rows = max(self.credit_rows - rows // 2, self.first_rows)
 
     def sent(self, first_seq: int, last_seq: int, now_s: float) -> None:
         """A batch was handed to the broker."""

@@ -10,7 +10,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +18,7 @@ from zlib import crc32
 
 from broker_bridge.contract import Status
 from broker_bridge.mqtt.client import Options
-from broker_bridge.uplink import Limits, Uplink
+from broker_bridge.uplink import Uplink
 from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
@@ -160,6 +160,7 @@ class Gateway:
     partitions: int
     on_trim: Callable[[str, str, int], None]
     config: GatewayConfig = field(init=False)
+    long_rows: int = field(init=False)
     messages: list[Message] = field(default_factory=list)
     pending: list[Message] = field(default_factory=list)
     life: Life | None = None
@@ -191,6 +192,7 @@ class Gateway:
                 },
             }
         )
+        self.long_rows = self.chance.choice((5, 50, 5_000))
 
     @property
     def may_lose(self) -> bool:
@@ -253,7 +255,7 @@ class Gateway:
             gateway=self.name,
             partitions=self.partitions,
             options=Options("trunk", 1883, f"uplink-{self.name}"),
-            limits=_limits(self.config),
+            limits=replace(self.config.uplink.limits, long_rows=self.long_rows, first_rows=2),
             clock=self.clock,
             thread=thread,
             status=lambda: Status(spool.epoch, "1", 0, 0, 0, 0, 0, 0),
@@ -323,7 +325,3 @@ class Gateway:
         if self.spool is not None:
             self.spool.close()
         shutil.rmtree(self.disk.directory, ignore_errors=True)
-
-
-def _limits(config: GatewayConfig) -> Limits:
-    return Limits(**{field.name: getattr(config.uplink, field.name) for field in fields(Limits)})
