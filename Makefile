@@ -3,17 +3,19 @@
 SECONDS ?=
 SEED ?= 7
 SEEDS ?= 1
+MINUTES ?= 10
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= var/demo
 
-.PHONY: help demo drill sim test check bench format clean
+.PHONY: help demo drill sim soak test check bench format clean
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
 	@echo "make drill [SECONDS=180 SEED=7]  break every part at random moments, then check the books"
 	@echo "make sim [SEED=7 SEEDS=100]  the same code over a simulated network, disk and ClickHouse"
+	@echo "make soak [MINUTES=10]  constant load; memory, files, parts and latency as a picture"
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
 	@echo "make check              ruff, mypy, import layers"
 	@echo "make bench              speed and size as ratios, as a table and as JSON"
@@ -44,6 +46,10 @@ test: $(BIN)/.dev
 
 sim: $(BIN)/.dev
 	@$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(SEEDS)
+
+soak: $(BIN)/.dev
+	@./tests/install-tools || true
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 check: $(BIN)/.dev
 	@$(BIN)/ruff check .

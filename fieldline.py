@@ -247,6 +247,10 @@ def drill(
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
         typer.Option(help="Write the outcome here as JSON."),
     ] = None,
+    fault: Annotated[
+        Optional[list[str]],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Only faults of this name, as in the table at the end; may be repeated."),
+    ] = None,
 ) -> None:
     """Break every part of the pipeline at random moments, then check the books, by count and value."""
     import asyncio
@@ -254,7 +258,8 @@ def drill(
     from proof.drill import Options, run
 
     logging.getLogger().setLevel(logging.ERROR)
-    _exit(asyncio.run(run(Options(seconds, seed, report))))
+    options = Options(seconds, seed, report, tuple(fault)) if fault else Options(seconds, seed, report)
+    _exit(asyncio.run(run(options)))
 
 
 @app.command("simulate")

@@ -41,6 +41,11 @@ class Options:
     seconds: float
     seed: int
     report: Path | None = None
+    faults: tuple[str, ...] = tuple(FAULTS)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.faults if name not in FAULTS]:
+            raise FieldlineError(f"--fault {unknown[0]!r} is not one of: {', '.join(FAULTS)}")
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Drill:
 
     scene: Scene
     console: Console
+    faults: tuple[str, ...]
     began_s: float = field(default_factory=time.monotonic)
     struck: dict[str, Struck] = field(default_factory=dict)
     backlog: int = 0
@@ -70,7 +76,7 @@ class Drill:
     def _draw(self) -> str:
         """The next fault: every kind once, in random order, then all over again."""
         if not self._bag:
-            self._bag = [name for name in FAULTS if name != "set gateway's clock" or self.scene.clock is not None]
+            self._bag = [name for name in self.faults if name != "set gateway's clock" or self.scene.clock is not None]
             self.scene.chance.shuffle(self._bag)
         return self._bag.pop()
 
@@ -121,7 +127,7 @@ async def run(options: Options) -> int:
             client = await asyncio.to_thread(stack.client)
             meddling = asyncio.create_task(meddler.run(), name="meddler")
             try:
-                drill = Drill(Scene(stack, link, meddler, client, chance, clock), console)
+                drill = Drill(Scene(stack, link, meddler, client, chance, clock), console, options.faults)
                 account, verdict = await _run(options, drill)
             finally:
                 meddling.cancel()
@@ -181,7 +187,7 @@ def _table(drill: Drill) -> Table:
     table = Table(title=f"Faults (largest backlog {drill.backlog_peak:,} records)", title_justify="left")
     for heading in ("fault", "times", "until confirmed, worst"):
         table.add_column(heading, justify="left" if heading == "fault" else "right")
-    for name in FAULTS:
+    for name in drill.faults:
         if struck := drill.struck.get(name):
             table.add_row(name, str(struck.times), f"{struck.recovery_s_worst:.1f} s")
         else:

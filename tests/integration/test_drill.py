@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from proof import demo, drill, stack
 from proof.checker import counted, judge, told
 from proof.faults import FAULTS
 from proof.link import Link
@@ -26,6 +29,17 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
     assert said["accounting"] == lines[-1]
     assert {entry["fault"] for entry in said["faults"]} <= set(FAULTS)
     assert said["faults"]
+
+
+def test_a_drill_of_broken_code_fails_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are acknowledged before they are written: what an agent had in memory when it was killed is missing."""
+    monkeypatch.setattr(stack, "FIELDLINE", (sys.executable, "-m", "tests.buggy", "ack_before_write"))
+    monkeypatch.setattr(demo, "QUIET_S_MAX", 10.0)
+    report = tmp_path / "drill.json"
+    assert asyncio.run(drill.run(drill.Options(10, 1, report, ("kill agent",)))) == 1
+    said = json.loads(report.read_text())
+    assert not said["passed"]
+    assert "missing from the table, such as" in "".join(said["differences"])
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

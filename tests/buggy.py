@@ -1,0 +1,11 @@
+"""`fieldline` with a bug of tests/sim/bugs.py planted in it, as a process: python -m tests.buggy BUG ARGUMENT…"""
+
+import sys
+
+import fieldline
+from tests.sim.bugs import PLANTED
+
+if __name__ == "__main__":
+    bug = sys.argv.pop(1)
+    with PLANTED[bug]():
+        fieldline.main()
