@@ -250,7 +250,7 @@ class Replay:
                 "replay": self.number,
                 "done": done,
                 "readings": count,
-                "replayed_at": max(self.stamp_ms, 1) if done else self.clock.now_ms(),
+                "replayed_at": self.stamp_ms if done else self.clock.now_ms(),
             }
             for letter, count in zip(letters, counts, strict=True)
         ]
