@@ -15,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, collect, ingest, latency, outage, spool
+from bench import agent, collect, ingest, latency, outage, spool, workers
 from bench.figure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "ingest": ingest.run,
+    "workers": workers.run,
     "collect": collect.run,
     "agent": agent.run,
     "latency": latency.run,

@@ -40,9 +40,9 @@ async def _run(directory: Path) -> list[Figure]:
         bare = _bare_table()
         ours, theirs = [], []
         for round_ in range(ROUNDS + 1):  # the first one warms up
-            messages = await asyncio.to_thread(_batches, f"e{round_}")
+            messages = await asyncio.to_thread(batches, f"e{round_}")
             theirs.append(await asyncio.to_thread(_insert_bare, client, bare))
-            ours.append(await _through_the_trunk(pipeline.ports.trunk, messages, f"e{round_}"))
+            ours.append(await through_the_trunk(pipeline.ports.trunk, messages, f"e{round_}"))
             client.command("TRUNCATE TABLE fieldline.bare")
         stored = client.query("SELECT count() FROM fieldline.readings").result_rows[0][0]
         assert stored == ROWS * (ROUNDS + 1), f"{stored} rows are stored"
@@ -55,7 +55,8 @@ async def _run(directory: Path) -> list[Figure]:
     ]
 
 
-def _batches(epoch: str) -> list[tuple[str, bytes]]:
+def batches(epoch: str) -> list[tuple[str, bytes]]:
+    """ROWS rows of GATEWAYS gateways, as the trunk's messages."""
     chance = random.Random(1)
     messages = []
     per_gateway = ROWS // GATEWAYS
@@ -115,7 +116,8 @@ def _insert_bare(client: Client, block: pa.Table) -> float:
     return time.perf_counter() - began
 
 
-async def _through_the_trunk(port: int, messages: list[tuple[str, bytes]], epoch: str) -> float:
+async def through_the_trunk(port: int, messages: list[tuple[str, bytes]], epoch: str) -> float:
+    """Publish them; seconds until the last receipt."""
     left = {f"gateway-{number}" for number in range(GATEWAYS)}
     done = asyncio.Event()
 
