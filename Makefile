@@ -9,11 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= var/demo
 
-.PHONY: help demo drill sim soak test check bench format clean
+.PHONY: help demo drill drill-broken sim soak test check bench format clean
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
 	@echo "make drill [SECONDS=180 SEED=7]  break every part at random moments, then check the books"
+	@echo "make drill-broken       drills of code that is broken on purpose: each must fail"
 	@echo "make sim [SEED=7 SEEDS=100]  the same code over a simulated network, disk and ClickHouse"
 	@echo "make soak [MINUTES=10]  constant load; memory, files, parts and latency as a picture"
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
@@ -43,6 +44,10 @@ drill: $(BIN)/.run
 test: $(BIN)/.dev
 	@./tests/install-tools
 	@$(BIN)/python -m pytest
+
+drill-broken: $(BIN)/.dev
+	@./tests/install-tools
+	@$(BIN)/python -m tests.broken
 
 sim: $(BIN)/.dev
 	@$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(SEEDS)

@@ -1,71 +1,33 @@
 """The faults of the drill: each does its damage, lasts, and takes back what it can.
 
-To add one: a coroutine here and its place in FAULTS. `Scene` is what a fault can reach; `chance` draws what is
-random in it, so that a seed gives the same faults in the same order.
+To add one: a coroutine here and its place in FAULTS. See proof/scene.py for what it can reach.
 """
 
 import asyncio
-import random
 import re
 import resource
 import shutil
-import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.clickhouse.client import Client
-from proof.link import Link
-from proof.meddler import Meddler
-from proof.stack import Stack
+from proof.scene import HANG_S, Scene
 
-KEEPALIVE_S = 5
-"""Of the drill's agent and worker: a broker gives them up after one and a half of these."""
-HANG_S = (1.0, 10.0)
-LAST_S = (2.0, 8.0)
+SLOW_S = 0.2
 CLOCK_STEPS_S = (-86_400, -3600, -5, 5, 3600)
 FILE_BYTES_MAX = 4096
 PAGE_BYTES = 4096
-
-
-@dataclass(slots=True)
-class Scene:
-    """The stack under test, what stands between gateway and trunk, and who meddles there.
-
-    clock: the file by which libfaketime sets the agent's clock, where it is installed.
-    """
-
-    stack: Stack
-    link: Link
-    meddler: Meddler
-    client: Client
-    chance: random.Random
-    clock: Path | None
-
-    async def last(self) -> None:
-        """As long as a fault lasts."""
-        await asyncio.sleep(self.chance.uniform(*LAST_S))
-
-    async def hang(self, name: str) -> None:
-        """SIGSTOP, for longer than the keepalive or not; then SIGCONT."""
-        self.stack.programs[name].signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(self.chance.uniform(*HANG_S))
-        finally:
-            self.stack.programs[name].signal(signal.SIGCONT)
-
 
 Fault = Callable[[Scene], Awaitable[None]]
 
 
 async def kill_agent(scene: Scene) -> None:
     """SIGKILL; the supervisor starts it again, here as below."""
-    scene.stack.programs["edge"].kill()
+    scene.program("edge").kill()
 
 
 async def tear_spool(scene: Scene) -> None:
     """SIGKILL the agent, and leave half a page at the end of its spool's log, as a power cut does."""
-    scene.stack.programs["edge"].kill()
+    scene.program("edge").kill()
     with (scene.stack.directory / "spool" / "spool.db-wal").open("ab") as wal:
         wal.write(scene.chance.randbytes(scene.chance.randrange(1, 5000)))
 
@@ -77,7 +39,7 @@ async def hang_agent(scene: Scene) -> None:
 
 async def kill_ingest(scene: Scene) -> None:
     """SIGKILL."""
-    scene.stack.programs["ingest"].kill()
+    scene.program("ingest").kill()
 
 
 async def hang_ingest(scene: Scene) -> None:
@@ -87,7 +49,7 @@ async def hang_ingest(scene: Scene) -> None:
 
 async def kill_clickhouse(scene: Scene) -> None:
     """SIGKILL."""
-    scene.stack.programs["clickhouse"].kill()
+    scene.program("clickhouse").kill()
 
 
 async def hang_clickhouse(scene: Scene) -> None:
@@ -97,35 +59,46 @@ async def hang_clickhouse(scene: Scene) -> None:
 
 async def kill_trunk_broker(scene: Scene) -> None:
     """SIGKILL; it keeps nothing on disk, so its state is wiped."""
-    scene.stack.programs["trunk-broker"].kill()
+    scene.program("trunk-broker").kill()
 
 
 async def cut_trunk(scene: Scene) -> None:
     """Connections end, new ones are refused."""
-    scene.link.is_cut = True
-    scene.link.cut()
-    try:
+    with scene.links.trunk.bad(is_cut=True):
         await scene.last()
-    finally:
-        scene.link.restore()
 
 
 async def slow_trunk(scene: Scene) -> None:
     """Every piece of data comes late."""
-    scene.link.delay_s = scene.chance.choice((0.05, 0.3))
-    try:
+    with scene.links.trunk.bad(delay_s=scene.chance.choice((0.05, 0.3))):
         await scene.last()
-    finally:
-        scene.link.restore()
 
 
 async def swallow_trunk(scene: Scene) -> None:
     """A black hole: nothing passes, and neither end hears of it."""
-    scene.link.black_hole()
-    try:
+    with scene.links.trunk.bad(is_black_hole=True):
         await asyncio.sleep(scene.chance.uniform(*HANG_S))
-    finally:
-        scene.link.restore()
+
+
+async def cut_device_link(scene: Scene) -> None:
+    """Between device broker and agent: connections end, new ones are refused."""
+    with scene.links.device.bad(is_cut=True):
+        await scene.last()
+
+
+async def swallow_device_link(scene: Scene) -> None:
+    """Between device broker and agent: a black hole."""
+    with scene.links.device.bad(is_black_hole=True):
+        await asyncio.sleep(scene.chance.uniform(*HANG_S))
+
+
+async def lose_answers(scene: Scene) -> None:
+    """ClickHouse, far away, does what it is told, and ingest does not hear of it before its connection is reset."""
+    for _ in range(3):  # which of a commit's statements it meets is up to chance
+        with scene.links.clickhouse.bad(delay_s=SLOW_S):
+            await scene.moment()
+            scene.links.clickhouse.loses_answers = True
+            await scene.moment()
 
 
 async def repeat_batches(scene: Scene) -> None:
@@ -145,7 +118,7 @@ async def set_clock(scene: Scene) -> None:
 
 async def fill_disk(scene: Scene) -> None:
     """No file of the agent can grow (RLIMIT_FSIZE), as on a full disk."""
-    pid = scene.stack.programs["edge"].pid
+    pid = scene.program("edge").pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
     try:
@@ -156,27 +129,19 @@ async def fill_disk(scene: Scene) -> None:
 
 async def refuse_inserts(scene: Scene) -> None:
     """ClickHouse answers TOO_MANY_PARTS."""
-    change = "ALTER TABLE fieldline.readings"
-    await asyncio.to_thread(scene.client.command, f"{change} MODIFY SETTING parts_to_throw_insert = 1")
-    try:
+    async with scene.altered("readings", "parts_to_throw_insert"):
         await scene.last()
-    finally:
-        await asyncio.to_thread(scene.client.command, f"{change} RESET SETTING parts_to_throw_insert")
 
 
 async def read_only(scene: Scene) -> None:
     """ClickHouse answers TABLE_IS_READ_ONLY, for the readings or for the ledger."""
-    change = f"ALTER TABLE fieldline.{scene.chance.choice(('readings', 'ledger'))}"
-    await asyncio.to_thread(scene.client.command, f"{change} MODIFY SETTING table_readonly = 1")
-    try:
+    async with scene.altered(scene.chance.choice(("readings", "ledger")), "table_readonly"):
         await scene.last()
-    finally:
-        await asyncio.to_thread(scene.client.command, f"{change} RESET SETTING table_readonly")
 
 
 async def change_password(scene: Scene) -> None:
     """ClickHouse is restarted with a password that ingest does not know, and later without."""
-    clickhouse = scene.stack.programs["clickhouse"]
+    clickhouse = scene.program("clickhouse")
     secret = scene.stack.directory / "password"
     secret.write_text("another\n")
     command = clickhouse.command
@@ -191,16 +156,62 @@ async def change_password(scene: Scene) -> None:
 
 async def corrupt_spool(scene: Scene) -> None:
     """While the trunk is cut, the agent stops, and pages that hold commits are overwritten in its spool."""
-    scene.link.is_cut = True
-    scene.link.cut()
-    agent = scene.stack.programs["edge"]
-    try:
+    agent = scene.program("edge")
+    with scene.links.trunk.bad(is_cut=True):
         await scene.last()
         await agent.stop()
         _overwrite_commits(scene)
         agent.start()
-    finally:
-        scene.link.restore()
+
+
+# Two faults at a time: each finds a bug that no single one does (tests/broken.py).
+
+
+async def lose_acknowledgements(scene: Scene) -> None:
+    """The agent's PUBACKs are lost, and then it is killed: the broker sends again what is in the spool."""
+    with scene.links.device.bad(loses_words=True):
+        await scene.moment()
+        scene.program("edge").kill()
+
+
+async def recut_batches(scene: Scene) -> None:
+    """Batches wait in ingest as the agent is killed: it comes back and cuts the same records differently."""
+    async with scene.altered("readings", "parts_to_throw_insert"):
+        await scene.moment()
+        scene.program("edge").kill()
+        await scene.last()
+
+
+async def kill_waiting_ingest(scene: Scene) -> None:
+    """SIGKILL ingest while it tries an insert again and again."""
+    async with scene.altered("readings", "parts_to_throw_insert"):
+        await scene.moment()
+        scene.program("ingest").kill()
+        await scene.moment()
+
+
+async def kill_ingest_in_commit(scene: Scene) -> None:
+    """ClickHouse is far away, so a commit takes long, and ingest is killed in one."""
+    with scene.links.clickhouse.bad(delay_s=SLOW_S):
+        await scene.moment()
+        scene.program("ingest").kill()
+
+
+async def succeed_hanging_ingest(scene: Scene) -> None:
+    """SIGSTOP in a slow commit; another worker takes over, and then the first one wakes up.
+
+    Fenced, it ends; the supervisor starts it again and it takes over in its turn.
+    """
+    stack = scene.stack
+    successor = stack.add("successor", stack.programs["ingest"].command, restart=False)
+    with scene.links.clickhouse.bad(delay_s=SLOW_S):
+        await scene.moment()
+        async with scene.hanging("ingest"):
+            scene.links.clickhouse.restore()
+            successor.start()
+            await scene.last()
+    await scene.last()
+    await successor.stop()
 
 
 def _overwrite_commits(scene: Scene) -> None:
@@ -228,13 +239,21 @@ FAULTS: dict[str, Fault] = {
     "kill trunk broker": kill_trunk_broker,
     "cut trunk": cut_trunk,
     "slow trunk": slow_trunk,
-    "black hole": swallow_trunk,
+    "black hole on trunk": swallow_trunk,
+    "cut device link": cut_device_link,
+    "black hole at devices": swallow_device_link,
     "repeat batches": repeat_batches,
     "set gateway's clock": set_clock,
     "fill disk": fill_disk,
     "refuse inserts": refuse_inserts,
     "read-only table": read_only,
     "wrong password": change_password,
+    "lose ClickHouse's word": lose_answers,
+    "lose acks, kill agent": lose_acknowledgements,
+    "recut batches": recut_batches,
+    "kill waiting ingest": kill_waiting_ingest,
+    "kill ingest in commit": kill_ingest_in_commit,
+    "succeed hung ingest": succeed_hanging_ingest,
 }
 
 

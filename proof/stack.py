@@ -52,7 +52,7 @@ def mosquitto_broker(program: str, port: int, directory: Path) -> tuple[str, ...
 class Stack:
     """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config.
 
-    uplink_port: where the agent finds the trunk, if not directly at its broker.
+    links: where the agent finds the brokers, and ingest finds ClickHouse, if not at `ports`.
     """
 
     directory: Path
@@ -61,7 +61,7 @@ class Stack:
     trunk_broker: Sequence[str] = ()
     gateway_toml: str = ""
     ingest_toml: str = ""
-    uplink_port: int = 0
+    links: Ports | None = None
     keepalive_s: int = 30
     programs: dict[str, Program] = field(default_factory=dict)
 
@@ -75,16 +75,17 @@ class Stack:
     def _write_configs(self) -> None:
         for folder in ("logs", "clickhouse"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        links = self.links or self.ports
         self.gateway_config.write_text(
             f'gateway = "{GATEWAY}"\n{self.gateway_toml}\n'
-            f"[mqtt]\nport = {self.ports.mqtt}\n\n"
+            f"[mqtt]\nport = {links.mqtt}\nkeepalive_s = {self.keepalive_s}\n\n"
             f'[coap]\nbind = "127.0.0.1"\nport = {self.ports.coap}\n\n'
-            f"[uplink]\nport = {self.uplink_port or self.ports.trunk}\nreconnect_s_max = 2.0\n"
+            f"[uplink]\nport = {links.trunk}\nreconnect_s_max = 2.0\n"
             f"keepalive_s = {self.keepalive_s}\n"
         )
         self.ingest_config.write_text(
-            f'clickhouse_url = "{self.url}"\n{self.ingest_toml}\n[trunk]\nport = {self.ports.trunk}\n'
-            f"keepalive_s = {self.keepalive_s}\n"
+            f'clickhouse_url = "http://127.0.0.1:{links.clickhouse}"\n{self.ingest_toml}\n'
+            f"[trunk]\nport = {self.ports.trunk}\nkeepalive_s = {self.keepalive_s}\n"
         )
 
     def _define(self) -> None:

@@ -3,9 +3,9 @@
 import sys
 
 import fieldline
-from tests.sim.bugs import PLANTED
+from tests.sim.bugs import ONLY_REAL, PLANTED
 
 if __name__ == "__main__":
     bug = sys.argv.pop(1)
-    with PLANTED[bug]():
+    with (PLANTED | ONLY_REAL)[bug]():
         fieldline.main()

@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from proof import demo, drill, stack
 from proof.checker import counted, judge, told
 from proof.faults import FAULTS
 from proof.link import Link
+from proof.witness import Witness
 from tests.brokers import HOST, free_port
 from tests.clickhouse import ROOT
 
@@ -31,15 +29,21 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
     assert said["faults"]
 
 
-def test_a_drill_of_broken_code_fails_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are acknowledged before they are written: what an agent had in memory when it was killed is missing."""
-    monkeypatch.setattr(stack, "FIELDLINE", (sys.executable, "-m", "tests.buggy", "ack_before_write"))
-    monkeypatch.setattr(demo, "QUIET_S_MAX", 10.0)
-    report = tmp_path / "drill.json"
-    assert asyncio.run(drill.run(drill.Options(10, 1, report, ("kill agent",)))) == 1
-    said = json.loads(report.read_text())
-    assert not said["passed"]
-    assert "missing from the table, such as" in "".join(said["differences"])
+def test_drills_of_broken_code_fail_and_say_where() -> None:
+    """Side by side; `python -m tests.broken` has all the bugs."""
+    bugs = ("ack_before_write", "no_recovery", "whole_batches")
+    drills = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.broken", bug],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for bug in bugs
+    ]
+    said = [drill.communicate()[0] for drill in drills]
+    assert [drill.returncode for drill in drills] == [0, 0, 0], "\n".join(said)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,22 +69,36 @@ def test_the_link_passes_on_swallows_and_cuts() -> None:
         async with server, Link(port, target).open() as link:
             reader, writer = await asyncio.open_connection(HOST, port)
             assert await answer(writer, reader, b"one", 5) == b"one"
-            link.black_hole()
-            assert await answer(writer, reader, b"two", 0.3) == b"nothing"
-            link.restore()
+            with link.bad(is_black_hole=True):
+                assert await answer(writer, reader, b"two", 0.3) == b"nothing"
             assert await answer(writer, reader, b"", 5) == b"", "a connection caught in a black hole is reset"
             writer.close()
             reader, writer = await asyncio.open_connection(HOST, port)
             assert await answer(writer, reader, b"three", 5) == b"three"
-            link.is_cut = True
-            link.cut()
-            assert await answer(writer, reader, b"", 5) == b""
-            writer.close()
-            reader, writer = await asyncio.open_connection(HOST, port)
-            assert await answer(writer, reader, b"", 5) == b"", "while cut, new connections end at once"
-            writer.close()
+            with link.bad(is_cut=True):
+                assert await answer(writer, reader, b"", 5) == b""
+                writer.close()
+                reader, writer = await asyncio.open_connection(HOST, port)
+                assert await answer(writer, reader, b"", 5) == b"", "while cut, new connections end at once"
+                writer.close()
 
     asyncio.run(main())
+
+
+def test_the_witness_hears_acknowledgements_out_of_order() -> None:
+    publish = b"\x32\x07\x00\x01t\x00%cab"
+    witness = Witness()
+    ear = witness()
+    for byte in publish % 1 + publish % 2 + b"\x30\x05\x00\x01tab" + publish % 3 + publish % 4:
+        ear.answers(bytes([byte]))
+    ear.words(b"\x82\x06\x00\x01\x00\x01t\x01\x40\x02\x00\x01\x40\x02\x00")
+    ear.words(b"\x02")
+    assert (witness.acknowledged, witness.sentences()) == (2, [])
+    ear.words(b"\x40\x02\x00\x04")
+    (sentence,) = witness.sentences()
+    assert sentence.endswith("message 4 was acknowledged, message 3 was the oldest open one")
+    witness().words(b"\x40\x02\x00\x01")
+    assert len(witness.wrong) == 2, "another connection knows nothing of the first one's messages"
 
 
 def test_the_verdict_finds_what_is_missing_and_what_is_double(tmp_path: Path) -> None:

@@ -1,23 +1,32 @@
-"""Bugs to plant: each breaks an invariant, and the simulation must find it. `with bugs.PLANTED[name](): run(seed)`."""
+"""Bugs to plant: each breaks an invariant, and the simulation must find it. `with bugs.PLANTED[name](): run(seed)`.
+
+The drill must find them, too, in real processes (tests/broken.py), and those that the simulation cannot have:
+its disk loses what was not synced, and damages nothing.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
 
+from broker_bridge.mqtt.client import Connection
 from broker_bridge.uplink import Uplink
+from edge_agent import quarantine
 from edge_agent.commit import Group, GroupCommit
 from edge_agent.journal import Journal
+from edge_agent.spool import Spool
 from ingest.admit import Admission, Slice
-from ingest.blocks import blocks
+from ingest.blocks import Block, blocks
 from ingest.decode import Batch
 from ingest.insert import Inserter
 from ingest.ledger import Ledger
+from ingest.tables import LOSSES
 from ingest.worker import Pending, Worker
 from ingest.writer import Writer, _scope
 from telemetry.delivery import DURABLE, Delivery
+from telemetry.errors import FieldlineError
 from telemetry.ranges import SeqRanges
 from tests.sim.network import SimConnection
 
@@ -37,14 +46,17 @@ def ack_before_write() -> Iterator[None]:
 
 @contextmanager
 def acks_out_of_order() -> Iterator[None]:
-    """Settle a group's deliveries from the last to the first."""
-    commit = GroupCommit._commit
+    """Settle a group's deliveries from the last to the first, and write PUBACKs the same way."""
+    commit, ack = GroupCommit._commit, Connection.ack
 
     async def reversing(self: GroupCommit, group: Group) -> None:
         await commit(self, group)
         group.settles.reverse()
 
-    with mock.patch.object(GroupCommit, "_commit", reversing):
+    def reversed_ack(self: Connection, packet_ids: Sequence[int]) -> None:
+        ack(self, packet_ids[::-1])
+
+    with mock.patch.object(GroupCommit, "_commit", reversing), mock.patch.object(Connection, "ack", reversed_ack):
         yield
 
 
@@ -53,6 +65,42 @@ def journal_after_the_records() -> Iterator[None]:
     """Keep the fingerprints in memory only."""
     with mock.patch.object(Journal, "write"):
         yield
+
+
+@contextmanager
+def seqs_with_holes() -> Iterator[None]:
+    """Leave a seq out behind every commit."""
+    append = Spool.append
+
+    def leaving_one_out(self: Spool, *args: Any) -> tuple[int, int]:
+        seqs = append(self, *args)
+        self.next_seq += 1
+        return seqs
+
+    with mock.patch.object(Spool, "append", leaving_one_out):
+        yield
+
+
+@contextmanager
+def silent_losses() -> Iterator[None]:
+    """Close the books over what was lost: its seqs are stated as committed, and no loss is declared."""
+    with mock.patch.object(Writer, "_insert", _without_losses(Writer._insert)):
+        yield
+
+
+@contextmanager
+def damage_is_fatal() -> Iterator[None]:
+    """Do not set a damaged spool aside: the agent ends, and cannot start again."""
+    refusal = FieldlineError("the spool is damaged")
+    with mock.patch.object(quarantine, "move_aside", side_effect=refusal):
+        yield
+
+
+def _without_losses(insert: Any) -> Any:
+    def some(self: Writer, block: Block) -> Iterator[Any]:
+        return iter(()) if block.target is LOSSES else insert(self, block)
+
+    return some
 
 
 @contextmanager
@@ -175,6 +223,8 @@ PLANTED: dict[str, Plant] = {
         ack_before_write,
         acks_out_of_order,
         journal_after_the_records,
+        seqs_with_holes,
+        silent_losses,
         trim_on_broker_ack,
         receipt_before_ledger,
         ledger_before_rows,
@@ -185,3 +235,4 @@ PLANTED: dict[str, Plant] = {
         whole_batches,
     )
 }
+ONLY_REAL: dict[str, Plant] = {damage_is_fatal.__name__: damage_is_fatal}
