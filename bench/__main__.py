@@ -1,5 +1,8 @@
 """Run the benches and print them as a table and as JSON (var/bench.json).
 
+Tables that a bench makes beside its figures are printed, too, and kept in a JSON file beside that one, named by the
+first word of the table's name; its pictures go to --pictures.
+
 Ratios compare two things in the same run on the same machine; absolute figures depend on the machine, which
 is printed with them.
 """
@@ -8,17 +11,18 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 
 from bench import agent, collect, ingest, latency, outage, spool, workers
-from bench.figure import Figure
+from bench.figure import Figure, Table
 
-BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
+BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "ingest": ingest.run,
     "workers": workers.run,
     "collect": collect.run,
@@ -33,23 +37,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which benches: {', '.join(BENCHES)}; default: all")
     parser.add_argument("--out", type=Path, default=Path("var/bench.json"))
+    parser.add_argument("--pictures", type=Path, default=Path("var"), help="where the pictures go")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - set(BENCHES))
     if unknown:
         parser.error(f"there is no bench {', '.join(unknown)}")
+    console = Console(width=None if os.isatty(1) else 130)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.pictures.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
     for name in given.names or BENCHES:
         print(f"{name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="fieldline-bench-") as directory:
-            figures += BENCHES[name](Path(directory))
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    table = Table(title=f"Fieldline bench ({machine})", title_justify="left")
+            for made in BENCHES[name](Path(directory)):
+                if isinstance(made, Figure):
+                    figures.append(made)
+                else:
+                    console.print(made.shown)
+                    made.keep(given.out.parent / f"{made.name.split('-')[0]}.json", machine)
+            for picture in Path(directory).glob("*.png"):
+                shutil.copy(picture, given.pictures)
+                print(f"Drawn: {given.pictures / picture.name}")
+    shown = Shown(title=f"Fieldline bench ({machine})", title_justify="left")
     for heading in ("what", "figure", "budget", ""):
-        table.add_column(heading, justify="right" if heading == "figure" else "left", overflow="fold")
+        shown.add_column(heading, justify="right" if heading == "figure" else "left", overflow="fold")
     for figure in figures:
-        table.add_row(figure.what, figure.shown, figure.budget, figure.verdict)
-    Console(width=None if os.isatty(1) else 130).print(table)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+        shown.add_row(figure.what, figure.shown, figure.budget, figure.verdict)
+    console.print(shown)
     given.out.write_text(
         json.dumps({"machine": machine, "figures": [figure.as_dict() for figure in figures]}, indent=1)
     )

@@ -1,6 +1,11 @@
-"""One measured figure, with the budget it is held against, if any."""
+"""What a bench returns: figures, each with the budget it is held against, if any, and tables."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from rich import table
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +47,29 @@ class Figure:
             "budget": self.budget,
             "met": self.met,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of numbers and words. name: its key in the file that `keep` writes to."""
+
+    name: str
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[float | str]]
+
+    @property
+    def shown(self) -> table.Table:
+        shown = table.Table(title=self.title, title_justify="left")
+        for heading in self.headings:
+            shown.add_column(heading, justify="right", overflow="fold")
+        for row in self.rows:
+            shown.add_row(*(cell if isinstance(cell, str) else f"{cell:,.6g}" for cell in row))
+        return shown
+
+    def keep(self, path: Path, machine: str) -> None:
+        """Put it into a file of tables, where another run may have put others."""
+        tables = json.loads(path.read_text()) if path.exists() else {}
+        rows = [dict(zip(self.headings, row, strict=True)) for row in self.rows]
+        tables[self.name] = {"title": self.title, "machine": machine, "rows": rows}
+        path.write_text(json.dumps(tables, indent=1))

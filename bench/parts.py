@@ -23,13 +23,15 @@ def broker_command(directory: Path, port: int) -> Sequence[str]:
     return mosquitto_broker(program, port, directory) if program else embedded_broker(port)
 
 
-def stack(directory: Path, ports: Ports) -> Stack:
-    """The pipeline, with Mosquitto as both brokers where it is installed."""
+def stack(directory: Path, ports: Ports, *, gateway_toml: str = "", ingest_toml: str = "") -> Stack:
+    """The pipeline, with Mosquitto as both brokers where it is installed; *_toml: the beginnings of its configs."""
     return Stack(
         directory,
         ports,
         device_broker=broker_command(directory, ports.mqtt),
         trunk_broker=broker_command(directory, ports.trunk),
+        gateway_toml=gateway_toml,
+        ingest_toml=ingest_toml,
     )
 
 
@@ -103,6 +105,28 @@ class StandInCloud:
         task = asyncio.create_task(self._connection.publish(topic, receipt.encode(), qos=0))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
+
+
+class TrunkMeter:
+    """Listens to the trunk and counts the batches that go up, and their bytes."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self, port: int) -> AsyncIterator["TrunkMeter"]:
+        options = Options("127.0.0.1", port, "trunk-meter", packet_bytes_max=8 * 1024 * 1024)
+        connection = await Connection.open(options, self._on_messages)
+        try:
+            await connection.subscribe([f"{contract.ROOT}/+/batch/+"], qos=0)
+            yield self
+        finally:
+            await connection.close()
+
+    def _on_messages(self, messages: Messages, _connection: Connection) -> None:
+        self.batches += len(messages)
+        self.bytes += sum(map(len, messages.payloads))
 
 
 def cpu_s(pid: int) -> float:

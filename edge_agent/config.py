@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
-from telemetry.config import Name, Port, Section, load_toml
+from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
 
@@ -56,6 +56,9 @@ Unit = Annotated[str, StringConstraints(max_length=32)]
 
 BATCH_BYTES_MAX = WIRE_BYTES_MAX * 3 // 4
 """Uncompressed, so that a batch which cannot be compressed stays below the trunk's limit."""
+
+PROFILES = {"low_latency": {"uplink": {"batch_age_s_max": 0.02}}}
+"""What a profile changes; keys that are in the file win."""
 
 
 class Mqtt(Broker):
@@ -130,12 +133,18 @@ class GatewayConfig(Section):
     """The whole file."""
 
     gateway: Name
+    profile: Literal["default", "low_latency"] = "default"
     mqtt: Mqtt | None = None
     coap: Coap | None = None
     mappings: tuple[Mapping, ...] = (Mapping(),)
     collect: Collect = Collect()
     spool: Spool = Spool()
     uplink: Uplink = Uplink()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_the_profile(cls, raw: object) -> object:
+        return with_profile(raw, PROFILES)
 
     @model_validator(mode="after")
     def _collects_something(self) -> "GatewayConfig":

@@ -1,14 +1,17 @@
 """The ingest worker's config file, ingest.toml."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from broker_bridge.config import Broker
 from ingest.clickhouse.address import address
-from telemetry.config import Section, load_toml
+from telemetry.config import Section, load_toml, with_profile
 from telemetry.errors import ConfigError
+
+PROFILES = {"low_latency": {"commit": {"age_s_max": 0.05}}}
+"""What a profile changes; keys that are in the file win."""
 
 
 class Commit(Section):
@@ -22,11 +25,17 @@ class Commit(Section):
 class IngestConfig(Section):
     """The whole file. `own` lists the partitions of this worker; empty: all of them."""
 
+    profile: Literal["default", "low_latency"] = "default"
     clickhouse_url: str | None = None  # default: CLICKHOUSE_URL, or the embedded server on this machine
     partitions: Annotated[int, Field(ge=1, le=65536)] = 16
     own: tuple[int, ...] = ()
     trunk: Broker = Broker()
     commit: Commit = Commit()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_the_profile(cls, raw: object) -> object:
+        return with_profile(raw, PROFILES)
 
     @field_validator("clickhouse_url")
     @classmethod

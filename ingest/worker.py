@@ -65,7 +65,6 @@ class Pending:
     slices: list[Slice] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
-    since_s: float = 0.0
 
 
 class Worker:
@@ -176,8 +175,6 @@ class Worker:
             self.counts.repeated_batches += 1
             await self._send_receipt((gateway, batch.header.epoch))
             return
-        if not self._pending.slices:
-            self._pending.since_s = self._clock.monotonic_s()
         self._pending.slices += new
         self._pending.rows += sum(part.rows for part in new)
         self._pending.bytes += batch.bytes
@@ -205,19 +202,20 @@ class Worker:
         await self.downlink.send_receipt(key[0], receipt)
 
     async def _commit(self) -> None:
-        status_due_s = 0.0
+        """A commit begins age_s_max after the former one at the latest; after a rest it begins at once."""
+        due_s = status_due_s = 0.0
         while True:
             pending = self._pending
             now_s = self._clock.monotonic_s()
-            age_left_s = pending.since_s + self._config.age_s_max - now_s
             is_large = pending.rows >= self._config.rows_max or self._is_full
             if now_s >= status_due_s:
                 await self._write_statuses()
                 status_due_s = now_s + STATUS_EVERY_S
-            if pending.slices and (is_large or age_left_s <= 0):
+            if pending.slices and (is_large or now_s >= due_s):
+                due_s = now_s + self._config.age_s_max
                 await self._write(pending)
                 continue
-            wait_s = min(age_left_s if pending.slices else STATUS_EVERY_S, STATUS_EVERY_S)
+            wait_s = min(due_s - now_s if pending.slices else STATUS_EVERY_S, STATUS_EVERY_S)
             await self._woken_within(max(wait_s, 0.001))
 
     async def _woken_within(self, seconds: float) -> None:

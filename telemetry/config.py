@@ -5,6 +5,7 @@ Units stand in the keys' names. An error is a line `file: key must …, got …`
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -37,6 +38,22 @@ def load_toml(path: Path, model: type[Model]) -> Model:
         return _relative_to(path.parent, model.model_validate(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in sentences(error))) from error
+
+
+Profiles = Mapping[str, Mapping[str, Mapping[str, object]]]
+"""profile -> section -> key -> value"""
+
+
+def with_profile(raw: object, profiles: Profiles) -> object:
+    """A config as read from its file, with the values of its profile for the keys that it does not have."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("profile"), str):
+        return raw
+    filled = dict(raw)
+    for section, values in profiles.get(raw["profile"], {}).items():
+        given = raw.get(section, {})
+        if isinstance(given, dict):  # else it is an error, or made in code with all its values
+            filled[section] = {**values, **given}
+    return filled
 
 
 def _relative_to(folder: Path, section: Model) -> Model:
