@@ -1,10 +1,10 @@
 """Published to queryable: from a device's publish until a SELECT has the reading, in two profiles under three loads.
 
 Probes are single readings, published at random moments, beside a fleet in a process of its own. The kernel tells when
-ClickHouse has committed an insert (bench/inserted.py), and then it is asked for the probes: asking all the time would be
-a load that changes what is measured. A delay ends when the first answer that has the probe is here, so it is too long by
-the time of one question, which is printed as the resolution. All of it (fleet, brokers, agent, ingest, ClickHouse,
-probes) shares this machine's processors.
+ClickHouse has committed an insert (bench/inserted.py), and then it is asked for the probes: asking all the time would
+be a load that changes what is measured. A delay ends when the first answer that has the probe is here, so it is too
+long by the time of one question, which is printed as the resolution. All of it (fleet, brokers, agent, ingest,
+ClickHouse, probes) shares this machine's processors.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from proof.stack import Stack, read_report
 EVERY_S = 0.1
 WARM_UP_S = 4.0
 PROFILES = ("default", "low_latency")
+TICKS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGAIN_S, LOOK_EVERY_S = 0.005, 0.1
 """When to ask again if an insert brought no probe, and if there was no insert."""
 
@@ -126,7 +127,8 @@ class Probes:
             before_s, pause_s = time.perf_counter(), LOOK_EVERY_S
             while not (publishing.done() and len(self._seen) == len(self._sent)):
                 insert_s = await insert.wait(pause_s)
-                before_s = await self._ask(insert_s or before_s) if len(self._seen) < len(self._sent) else time.perf_counter()
+                if len(self._seen) < len(self._sent):
+                    before_s = await self._ask(insert_s or before_s)
                 pause_s = AGAIN_S if insert_s else LOOK_EVERY_S
 
     async def _ask(self, invisible_s: float) -> float:
@@ -227,7 +229,7 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
     """A panel for each load, in it a histogram for each profile; the time has a logarithmic axis."""
     loads = list(dict.fromkeys(outcome.load for outcome in outcomes))
     canvas, found = panels("Published by a device until a SELECT has it", len(loads), 1, (9, 2.4 * len(loads)))
-    edges = np.geomspace(0.02, 5, 90)
+    edges = np.geomspace(TICKS_S[0], TICKS_S[-1], 90)
     for panel, load in zip(found, loads, strict=True):
         label(panel, f"{load.name} load: {load.readings_hz:,.0f} readings/s", y="share of readings, %")
         for outcome, colour in zip([o for o in outcomes if o.load is load], COLOURS, strict=False):
@@ -239,8 +241,8 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
             panel.axvline(p50, color=colour, linewidth=1.2)
             panel.axvline(p99, color=colour, linewidth=1.2, linestyle=":")
         panel.set_xscale("log")
+        panel.set_xticks(TICKS_S, [f"{tick * 1000:g} ms" if tick < 1 else f"{tick:g} s" for tick in TICKS_S])
+        panel.set_xticks([], minor=True)
         panel.legend(fontsize=9, frameon=False)
-    ticks = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-    found[-1].set_xticks(ticks, [f"{tick * 1000:g} ms" if tick < 1 else f"{tick:g} s" for tick in ticks])
-    found[-1].set_xlabel("time from publish to queryable (solid: half of them, dotted: 99 %)", fontsize=9)
+    found[-1].set_xlabel("from publish to queryable (solid line: p50, dotted: p99)", fontsize=9)
     save(canvas, path)

@@ -14,10 +14,10 @@ COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f")
 
 
 def panels(title: str, rows: int, columns: int, size_inches: tuple[float, float]) -> tuple[Canvas, list[Axes]]:
-    """A canvas under a title, and its panels row by row; the panels of a column share their x axis."""
+    """A canvas under a title, and its panels row by row."""
     canvas = Canvas(figsize=size_inches, layout="constrained")
     canvas.suptitle(title, color=TEXT)
-    found = canvas.subplots(rows, columns, sharex="col", squeeze=False)
+    found = canvas.subplots(rows, columns, squeeze=False)
     for panel in found.flat:
         panel.grid(color=GRID, linewidth=0.6)
         panel.set_axisbelow(True)

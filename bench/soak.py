@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from bench.parts import stack
+from bench.picture import label, lines, panels, save
 from ingest.clickhouse.client import Client
 from proof.account import Totals
 from proof.demo import close_books, fleet_command, sent
@@ -37,7 +37,6 @@ GROWTH_MAX = 0.15
 ENGINE_THREADS = 160
 """ClickHouse's pools fill in steps, the largest of 128 threads, as soon as so many parts are to be removed at once, and
 keep their threads. It ends there: 164 threads after 10,800 statements (chDB 4.4, 2 cores)."""
-TEXT, GRID = "#333333", "#dddddd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--devices", type=int, default=200)
     parser.add_argument("--rate", type=float, default=2.0, help="messages per second of each device, of 4 readings")
+    parser.add_argument("--profile", default="default", help="of agent and ingest: default or low_latency")
     parser.add_argument("--out", type=Path, default=Path("var"), help="where soak.png and soak.csv go")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(directory: Path, given: argparse.Namespace) -> int:
     console = Console(highlight=False)
-    pipeline = stack(directory, free_ports())
-    load = f"{given.devices} devices, {given.rate:g} messages of 4 readings a second each"
+    profile = f'profile = "{given.profile}"\n'
+    pipeline = stack(directory, free_ports(), gateway_toml=profile, ingest_toml=profile)
+    load = f"{given.devices} devices, {given.rate:g} messages of 4 readings a second each, profile {given.profile}"
     console.print(f"Soak: {load}, {given.minutes:g} minutes.")
     async with pipeline.running():
         with contextlib.closing(await asyncio.to_thread(pipeline.client)) as client:
@@ -192,23 +193,13 @@ def _write(samples: Samples, path: Path) -> None:
 
 def _draw(samples: Samples, title: str, path: Path) -> None:
     minutes = [at / 60 for at in samples.at_s]
-    figure = Figure(figsize=(12, 13), layout="constrained")
-    panels = figure.subplots(4, 2, sharex=True)
-    figure.suptitle(title, color=TEXT)
-    for panel in panels.flat[len(QUANTITIES) :]:
+    canvas, found = panels(title, -(-len(QUANTITIES) // 2), 2, (12, 13))
+    for panel in found[len(QUANTITIES) :]:
         panel.set_axis_off()
-    for panel, quantity in zip(panels.flat, QUANTITIES, strict=False):
-        for line in quantity.lines:
-            panel.plot(minutes, samples.lines[line], linewidth=1.3, label=line.split(" ", 1)[-1])
-        panel.set_title(quantity.title + (f" ({quantity.unit})" if quantity.unit else ""), fontsize=10, color=TEXT)
-        panel.set_ylim(bottom=0)
-        panel.grid(color=GRID, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelbottom=True)
-        panel.set_xlabel("minutes", fontsize=9, color=TEXT)
-        if len(quantity.lines) > 1:
-            panel.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    for panel, quantity in zip(found, QUANTITIES, strict=False):
+        lines(panel, minutes, {line.split(" ", 1)[-1]: samples.lines[line] for line in quantity.lines})
+        label(panel, quantity.title, x="minutes", y=quantity.unit)
+    save(canvas, path)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def complaint(tmp_path: Path, text: str) -> str:
         ("spool.when_full = 'explode'", "spool.when_full must be 'block' or 'drop_oldest', got 'explode'"),
         ("collect.payload_bytes_max = 'many'", "collect.payload_bytes_max must be a valid integer"),
         ("collect.dead_letter_bytes_max = 2000000", "must be <= 1048576, got 2000000"),
+        ("profile = 'fast'", "profile must be 'default' or 'low_latency', got 'fast'"),
         ("mqtt = {password = 'a', password_file = 'b'}", "give password or password_file, not both"),
         ("mqtt = {}\nspool.bytes_max = 2000000", "spool.bytes_max must be at least 17825792, four times what may"),
     ],
@@ -105,6 +106,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.mqtt.password_file == tmp_path / "p"
     assert config.mqtt.tls.ca_file == Path("/etc/ca.pem")
     assert config.uplink.tls.ca_file == tmp_path / "ca.pem"
+
+
+def test_a_profile_changes_the_age_of_batches_and_a_key_wins() -> None:
+    def age_s(**uplink: float) -> float:
+        low = {"gateway": "g", "coap": {}, "profile": "low_latency", "uplink": uplink}
+        return GatewayConfig.model_validate(low).uplink.limits.batch_age_s_max
+
+    assert age_s() == age_s(batch_rows_max=10) == 0.02
+    assert age_s(batch_age_s_max=0.3) == 0.3
 
 
 def test_the_sample_loads_and_takes_every_default() -> None:

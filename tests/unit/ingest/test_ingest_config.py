@@ -77,6 +77,9 @@ def model_types(annotation: object) -> list[type[BaseModel]]:
         ("commit.age_s_max = nan", "commit.age_s_max must be a finite number, got nan"),
         ("commit.buffer_bytes_max = 1000", "commit.buffer_bytes_max must be >= 1048576, got 1000"),
         ("clickhouse_url = 8123", "clickhouse_url must be a valid string, got 8123"),
+        ("profile = 'fast'", "profile must be 'default' or 'low_latency', got 'fast'"),
+        ("profile = ['low_latency']", "profile must be 'default' or 'low_latency', got a list"),
+        ("profile = 'low_latency'\ncommit = 5", "commit must be a table, got 5"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_file_and_key(tmp_path: Path, lines: str, sentence: str) -> None:
@@ -116,6 +119,18 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert trunk.tls is not None
     assert (trunk.tls.ca_file, trunk.tls.cert_file) == (tmp_path / "ca.pem", None)
     assert trunk.tls.key_file == Path("/etc/key.pem")
+
+
+def test_a_profile_changes_the_age_of_commits_and_a_key_wins(tmp_path: Path) -> None:
+    def age_s(text: str) -> float:
+        path = tmp_path / "ingest.toml"
+        path.write_text(text)
+        return load(path).commit.age_s_max
+
+    assert age_s("") == age_s("profile = 'default'") == 0.5
+    assert age_s("profile = 'low_latency'") == 0.05
+    assert age_s("profile = 'low_latency'\ncommit.rows_max = 10") == 0.05
+    assert age_s("profile = 'low_latency'\ncommit.age_s_max = 0.3") == 0.3
 
 
 def test_a_worker_owns_what_it_is_told_or_everything() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from telemetry.config import Name, Port, Section, load_toml
+from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.errors import ConfigError
 
 
@@ -105,3 +105,23 @@ def test_names_are_names(name: str) -> None:
 def test_what_cannot_stand_in_a_topic_is_no_name(name: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Name).validate_python(name)
+
+
+PROFILES = {"quick": {"inner": {"delay_s": 0.1, "port": 1}}, "plain": {}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "filled"),
+    [
+        ({}, {}),
+        ({"profile": "plain"}, {"profile": "plain"}),
+        ({"profile": "unknown"}, {"profile": "unknown"}),
+        ({"profile": ["quick"]}, {"profile": ["quick"]}),
+        ("quick", "quick"),
+        ({"profile": "quick"}, {"profile": "quick", "inner": {"delay_s": 0.1, "port": 1}}),
+        ({"profile": "quick", "inner": {"port": 5}}, {"profile": "quick", "inner": {"delay_s": 0.1, "port": 5}}),
+        ({"profile": "quick", "inner": 5}, {"profile": "quick", "inner": 5}),
+    ],
+)
+def test_a_profile_fills_in_what_the_file_does_not_say(raw: object, filled: object) -> None:
+    assert with_profile(raw, PROFILES) == filled
