@@ -16,6 +16,8 @@ from telemetry.ranges import SeqRanges
 
 Key = tuple[str, str]
 """(gateway, epoch)"""
+Range = tuple[str, str, int, int]
+"""(gateway, epoch, first_seq, last_seq), inclusive"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class Slice:
     batch: Batch
     start: int
     stop: int
+
+    @property
+    def range(self) -> Range:
+        return self.batch.header.gateway, self.batch.header.epoch, self.first_seq, self.last_seq
 
     @property
     def first_seq(self) -> int:
@@ -66,14 +72,14 @@ class Admission:
         self.claimed[key] = grown
         return [Slice(batch, first - header.first_seq, last - header.first_seq + 1) for first, last in gaps]
 
-    def after(self, slices: list[Slice]) -> dict[Key, SeqRanges]:
-        """What the ledger must say once these slices are in the tables."""
+    def after(self, ranges: list[Range]) -> dict[Key, SeqRanges]:
+        """What the ledger must say once these are in the tables, and all that it says by now."""
         grown: dict[Key, SeqRanges] = {}
-        for part in slices:
-            key = part.batch.header.gateway, part.batch.header.epoch
+        for gateway, epoch, first, last in ranges:
+            key = gateway, epoch
             if key not in grown:
                 grown[key] = self.committed.get(key, SeqRanges()).copy()
-            grown[key].add(part.first_seq, part.last_seq)
+            grown[key].add(first, last)
         return grown
 
     def commit(self, ledger: dict[Key, SeqRanges]) -> None:

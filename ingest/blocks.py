@@ -2,12 +2,13 @@
 
 A block is what one INSERT carries: rows of one month, so that ClickHouse makes it one part, atomically. It
 has at most commit.rows_max rows and those of one more batch, fewer than INSERT_SETTINGS let a block have.
-Columns are NumPy arrays from the wire to the insert; strings are dictionary-coded, and a dictionary never
-holds a value twice.
+Columns are NumPy arrays from the wire to the insert. Names are looked up once per batch, and are integers in
+its rows; a dictionary never holds a value twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,10 @@ import pyarrow as pa
 from ingest.admit import Slice
 from ingest.decode import Batch
 from ingest.tables import DEAD_LETTERS, LOSSES, READINGS, TIME, Target
-from telemetry.columns import DEAD, DeadLetter
+from telemetry.columns import DEAD, DeadLetter, Series
+
+T = TypeVar("T", bound=Hashable)
+Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +31,21 @@ class Block:
     rows: pa.Table
 
 
-class Codes:
-    """Strings to dense codes, each string once."""
+class Codes(Generic[T]):
+    """Values to dense codes, each value once."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, int] = {}
+        self._codes: dict[T, int] = {}
 
-    def code(self, text: str) -> int:
-        return self._codes.setdefault(text, len(self._codes))
+    def code(self, value: T) -> int:
+        return self._codes.setdefault(value, len(self._codes))
 
-    def array(self, codes: npt.NDArray[np.int32]) -> pa.DictionaryArray:
-        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(self._codes), pa.string()))
+    def codes(self, values: list[T]) -> Ints:
+        return np.array([self.code(value) for value in values], np.int32)
 
-
-@dataclass(slots=True)
-class _Columns:
-    """The parts of every column, slice by slice."""
-
-    parts: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
-
-    def add(self, name: str, part: npt.NDArray[np.generic]) -> None:
-        self.parts.setdefault(name, []).append(part)
-
-    def joined(self, name: str) -> npt.NDArray[np.generic]:
-        parts = self.parts[name]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    @property
+    def values(self) -> list[T]:
+        return list(self._codes)
 
 
 def blocks(slices: list[Slice], ingested_ms: int) -> list[Block]:
@@ -63,67 +57,97 @@ def blocks(slices: list[Slice], ingested_ms: int) -> list[Block]:
 
 
 def _reading_blocks(slices: list[Slice], ingested_ms: int) -> Iterator[Block]:
-    table = _readings(slices, ingested_ms)
-    if table is None:
-        return
-    rows, months = table
-    for month in np.unique(months):
-        part = rows if months[0] == month == months[-1] and (months == month).all() else None
-        yield Block(READINGS, part or rows.filter(pa.array(months == month)))
-
-
-def _readings(slices: list[Slice], ingested_ms: int) -> tuple[pa.Table, npt.NDArray[np.generic]] | None:
-    columns = _Columns()
-    names = {name: Codes() for name in ("device", "metric", "text", "unit", "gateway", "epoch")}
-    names["text"].code("")
+    readings = _Readings()
     for part in slices:
-        _add_slice(columns, names, part)
-    if not columns.parts:
-        return None
-    measured_at = columns.joined("measured_at")
-    arrays = []
-    for column in READINGS.schema:
-        if column.name == "ingested_at":
-            arrays.append(pa.array(np.full(len(measured_at), ingested_ms), TIME))
-        elif column.name in names:
-            arrays.append(names[column.name].array(columns.joined(column.name).astype(np.int32, copy=False)))
-        elif column.type == TIME:
-            arrays.append(pa.array(columns.joined(column.name), pa.int64()).cast(TIME))
-        else:
-            arrays.append(pa.array(columns.joined(column.name), column.type))
-    months = measured_at.astype("datetime64[ms]").astype("datetime64[M]")
-    return pa.Table.from_arrays(arrays, schema=READINGS.schema), months
-
-
-def _add_slice(columns: _Columns, names: dict[str, Codes], part: Slice) -> None:
-    batch = part.batch
-    span = slice(part.start, part.stop)
-    series = batch.series[span]
-    rows = np.arange(part.start, part.stop)
-    if batch.dead:
-        keep = series != DEAD
-        series, rows = series[keep], rows[keep]
-    if not rows.size:
+        readings.add(part)
+    if not readings.parts:
         return
-    for name in ("device", "metric", "unit"):
-        codes = np.array([names[name].code(getattr(s, name)) for s in batch.names], np.int32)
-        columns.add(name, codes[series])
-    picked = span if rows.size == part.stop - part.start else rows
-    for name in ("measured_at", "received_at", "value", "quality"):
-        columns.add(name, getattr(batch, name)[picked])
-    columns.add("text", _texts(batch, rows, names["text"]))
-    columns.add("gateway", np.full(rows.size, names["gateway"].code(batch.header.gateway), np.int32))
-    columns.add("epoch", np.full(rows.size, names["epoch"].code(batch.header.epoch), np.int32))
-    columns.add("seq", (rows + batch.header.first_seq).astype(np.uint64))
+    rows, measured_at = readings.table(ingested_ms), readings.joined("measured_at")
+    ends = np.array([measured_at.min(), measured_at.max()])
+    if len(set(_months(ends).tolist())) == 1:  # all but always
+        yield Block(READINGS, rows)
+        return
+    months = _months(measured_at)
+    for month in np.unique(months):
+        yield Block(READINGS, rows.filter(pa.array(months == month)))
 
 
-def _texts(batch: Batch, rows: npt.NDArray[np.int64], texts: Codes) -> npt.NDArray[np.int32]:
-    codes = np.zeros(rows.size, np.int32)
-    if batch.texts:
-        for index, position in enumerate(rows.tolist()):
-            if position in batch.texts:
-                codes[index] = texts.code(batch.texts[position])
-    return codes
+def _months(at_ms: npt.NDArray[np.generic]) -> npt.NDArray[np.datetime64]:
+    return at_ms.astype("datetime64[ms]").astype("datetime64[M]")
+
+
+@dataclass(slots=True)
+class _Readings:
+    """The readings of a commit, column by column; each column in the parts that the slices brought."""
+
+    parts: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
+    series: Codes[Series] = field(default_factory=Codes)
+    texts: Codes[str] = field(default_factory=Codes)
+    gateways: Codes[str] = field(default_factory=Codes)
+    epochs: Codes[str] = field(default_factory=Codes)
+
+    def add(self, part: Slice) -> None:
+        batch, span = part.batch, slice(part.start, part.stop)
+        series = batch.series[span]
+        kept = series != DEAD if batch.dead else None
+        if kept is not None and not kept.any():
+            return
+        header = batch.header
+        columns: dict[str, npt.NDArray[np.generic]] = {
+            "series": series,
+            "measured_at": batch.measured_at[span],
+            "received_at": batch.received_at[span],
+            "value": batch.value[span],
+            "quality": batch.quality[span],
+            "text": self._texts(part),
+            "seq": np.arange(part.first_seq, part.last_seq + 1, dtype=np.uint64),
+        }
+        if kept is not None:
+            columns = {name: column[kept] for name, column in columns.items()}
+        columns["series"] = self.series.codes(batch.names)[columns["series"]]
+        rows = len(columns["series"])
+        columns["gateway"] = np.full(rows, self.gateways.code(header.gateway), np.int32)
+        columns["epoch"] = np.full(rows, self.epochs.code(header.epoch), np.int32)
+        for name, column in columns.items():
+            self.parts.setdefault(name, []).append(column)
+
+    def _texts(self, part: Slice) -> Ints:
+        codes = np.full(part.stop - part.start, self.texts.code(""), np.int32)
+        for position, text in part.batch.texts.items():
+            if part.start <= position < part.stop:
+                codes[position - part.start] = self.texts.code(text)
+        return codes
+
+    def joined(self, name: str) -> npt.NDArray[np.generic]:
+        parts = self.parts[name]
+        if len(parts) > 1:
+            parts[:] = [np.concatenate(parts)]
+        return parts[0]
+
+    def table(self, ingested_ms: int) -> pa.Table:
+        series = self.joined("series")
+        dictionaries: dict[str, pa.DictionaryArray] = {
+            name: _dictionary(Codes[str](), [getattr(one, name) for one in self.series.values], series)
+            for name in ("device", "metric", "unit")
+        }
+        for name, words in (("text", self.texts), ("gateway", self.gateways), ("epoch", self.epochs)):
+            dictionaries[name] = pa.DictionaryArray.from_arrays(self.joined(name), pa.array(words.values, pa.string()))
+        arrays = []
+        for column in READINGS.schema:
+            if column.name == "ingested_at":
+                arrays.append(pa.array(np.full(len(series), ingested_ms)).cast(TIME))
+            elif column.name in dictionaries:
+                arrays.append(dictionaries[column.name])
+            elif column.type == TIME:
+                arrays.append(pa.array(self.joined(column.name), pa.int64()).cast(TIME))
+            else:
+                arrays.append(pa.array(self.joined(column.name), column.type))
+        return pa.Table.from_arrays(arrays, schema=READINGS.schema)
+
+
+def _dictionary(words: Codes[str], names: list[str], series: npt.NDArray[np.generic]) -> pa.DictionaryArray:
+    """For each row the name of its series."""
+    return pa.DictionaryArray.from_arrays(words.codes(names)[series], pa.array(words.values, pa.string()))
 
 
 def _dead_letter_blocks(slices: list[Slice], ingested_ms: int) -> list[Block]:

@@ -1,17 +1,16 @@
 """One INSERT of a worker: fenced, deduplicated, repeated until its fate is known.
 
-Every statement is `INSERT … SELECT … FROM input(…) WHERE <fence> FORMAT ArrowStream`: ClickHouse itself
-evaluates, when the statement starts, that this worker still owns its partitions. A worker that hangs, and
-wakes up after another has taken over, can therefore write nothing any more, not even with a statement that
-was already on its way.
+Every statement is `INSERT … SELECT … FROM input(…) WHERE <fence> FORMAT Native`: ClickHouse itself evaluates,
+when the statement starts, that this worker still owns its partitions. A worker that hangs, and wakes up after
+another has taken over, can therefore write nothing any more, not even with a statement that was already on
+its way.
 
-A body is encoded once, and every repetition sends the same bytes, settings and deduplication token, so an
-insert whose answer was lost is not stored twice. The token contains a digest of the body: it can never stand
-for other content.
+Statement and rows are encoded once (`encode`), and every repetition sends the same bytes, settings and
+deduplication token, so an insert whose answer was lost is not stored twice. The token contains a digest of the
+rows: it can never stand for other content.
 """
 
 import hashlib
-import io
 import logging
 import threading
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from ingest.clickhouse.client import INSERT_SETTINGS, known
+from ingest.clickhouse.client import INSERT_SETTINGS, insert, known
+from ingest.native import FORMAT, Buffer, encode
 from ingest.tables import Target
 from telemetry.backoff import Backoff
 from telemetry.errors import FieldlineError
@@ -48,9 +48,23 @@ class StoppedError(FieldlineError):
     """The worker is to stop while an insert waits to be tried again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An encoded INSERT: what every attempt sends. Parts of `body` that are views share the memory of the rows."""
+
+    target: Target
+    statement: str
+    body: list[Buffer]
+    token: str
+
+    @property
+    def own_bytes(self) -> int:
+        return sum(len(part) for part in self.body if isinstance(part, bytes))
+
+
 @dataclass(slots=True)
 class Inserter:
-    """Inserts for one worker. Blocking; used from one thread at a time.
+    """Inserts for one worker. `encode` may be called from any thread, the rest from one thread at a time.
 
     client: a clickhouse_connect client; worker: this life's id; partitions: what it owns; stop: ends retries.
     `trouble` is what ClickHouse says while an insert waits, for people.
@@ -67,20 +81,29 @@ class Inserter:
 
         Raises FencedError, ContentError, StoppedError (then the fate is unknown).
         """
-        body = ipc_bytes(rows)
+        self.send(self.encode(target, rows))
+
+    def encode(self, target: Target, rows: pa.Table) -> Insert:
+        """All rows as one block, ready to be sent."""
         statement = (
             f"/* fieldline worker {self.worker} */ INSERT INTO fieldline.{target.name} ({target.names}) "
-            f"SELECT {target.names} FROM input({target.structure}) WHERE {self._fence()} FORMAT ArrowStream"
+            f"SELECT {target.names} FROM input({target.structure}) WHERE {self._fence()} FORMAT {FORMAT}"
         )
-        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-        token = f"{self.worker}-{digest}"
-        settings = known(self.client, {**INSERT_SETTINGS, "insert_deduplication_token": token})
+        body = encode(target, rows)
+        digest = hashlib.blake2b(digest_size=16)
+        for part in body:
+            digest.update(part)
+        return Insert(target, statement, body, f"{self.worker}-{digest.hexdigest()}")
+
+    def send(self, encoded: Insert) -> None:
+        """Blocks until the rows are committed. Raises as `insert` does."""
+        settings = known(self.client, {**INSERT_SETTINGS, "insert_deduplication_token": encoded.token})
         pause = Backoff(RETRY_S_MIN, RETRY_S_MAX)
         while True:
             try:
-                self.client.command(statement, data=body, settings=settings)
+                insert(self.client, encoded.statement, encoded.body, settings)
             except (ClickHouseError, OSError) as error:
-                self._judge(error, target)
+                self._judge(error, encoded.target)
             else:
                 self._say("")
                 return
@@ -107,15 +130,6 @@ class Inserter:
             "(SELECT argMax(worker, (fence, worker)) AS owner FROM fieldline.workers "
             f"WHERE partition IN ({owned}) GROUP BY partition)) > 0, '{FENCED}')"
         )
-
-
-def ipc_bytes(rows: pa.Table) -> bytes:
-    """An Arrow IPC stream with all rows in one record batch."""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        for batch in rows.combine_chunks().to_batches():
-            writer.write_batch(batch)
-    return sink.getvalue()
 
 
 def first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ingest.admit import Key
+from ingest.admit import Key, Range
 from ingest.insert import FencedError, Inserter
 from ingest.tables import INTENTS, LEDGER
 from telemetry.clock import Clock
@@ -29,19 +29,19 @@ PREDECESSORS_MAX = 100
 class Intent:
     """What a worker is about to insert. `created_ms` is the ingested_at of its rows, unique per worker.
 
-    ranges: (gateway, epoch, first_seq, last_seq). measured_min, measured_max: ms since 1970 UTC, inclusive.
+    measured_min, measured_max: ms since 1970 UTC, inclusive.
     """
 
     number: int
     created_ms: int
-    ranges: list[tuple[str, str, int, int]]
+    ranges: list[Range]
     measured_min: int
     measured_max: int
 
 
 @dataclass(slots=True)
 class Ledger:
-    """One worker's access to the ledger. Blocking; used from one thread at a time.
+    """One worker's access to the ledger. Blocking; used from one thread at a time, but `plan` may have its own.
 
     owns: whether a gateway is in our partitions. What the ledger says of others is their workers' to write.
     """
@@ -189,15 +189,17 @@ class Ledger:
             found.setdefault((gateway, epoch), SeqRanges()).add(first, last)
         return {key: ranges for key, ranges in found.items() if key in keys and self.owns(key[0])}
 
-    def declare(self, ranges: list[tuple[str, str, int, int]], measured_min: int, measured_max: int) -> Intent:
-        """Write a new intent, and with it that the former one is done."""
+    def plan(self, ranges: list[Range], measured_min: int, measured_max: int) -> Intent:
+        """The next intent. Intents are to be declared in the order in which they were planned."""
         self.number += 1
         self.last_created_ms = max(self.clock.now_ms(), self.last_created_ms + 1)
-        intent = Intent(self.number, self.last_created_ms, ranges, measured_min, measured_max)
+        return Intent(self.number, self.last_created_ms, ranges, measured_min, measured_max)
+
+    def declare(self, intent: Intent) -> None:
+        """Write the intent, and with it that the former one is done."""
         rows = [self._row(done, 1) for done in self.settled] + [self._row(intent, 0)]
         self.inserter.insert(INTENTS, pa.Table.from_pylist(rows, INTENTS.schema))
         self.settled = []
-        return intent
 
     def _row(self, intent: Intent, done: int) -> dict[str, object]:
         return {
@@ -216,11 +218,11 @@ class Ledger:
 
     def settle(self, intent: Intent, marks: dict[Key, SeqRanges]) -> None:
         """The intent's rows are in the tables: write the ledger."""
-        self.write(marks)
+        self.write(marks, intent.number)
         self.settled.append(intent)
 
-    def write(self, marks: dict[Key, SeqRanges]) -> None:
-        """State what is committed, in one insert of one block: all or nothing."""
+    def write(self, marks: dict[Key, SeqRanges], number: int = 0) -> None:
+        """State what is committed, in one insert of one block: all or nothing. number: of the intent it settles."""
         now_ms = self.clock.now_ms()
         rows = [
             {
@@ -229,8 +231,8 @@ class Ledger:
                 "mark": ranges.mark,
                 "ahead": [{"first": first, "last": last} for first, last in ranges.ahead],
                 "worker": self.inserter.worker,
-                "intent": self.number,
-                "version": (self.fence << 40) + self.number,
+                "intent": number,
+                "version": (self.fence << 40) + number,
                 "committed_at": now_ms,
             }
             for (gateway, epoch), ranges in marks.items()

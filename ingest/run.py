@@ -49,10 +49,10 @@ async def _main(config: IngestConfig) -> int:
     assert main is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, main)
-    thread = ThreadPoolExecutor(1, "ingest-writer")
+    thread, builder = (ThreadPoolExecutor(1, f"ingest-{name}") for name in ("writer", "builder"))
     status, failure = 0, None
     try:
-        await _work(config, stop, thread)
+        await _work(config, stop, thread, builder)
     except* FencedError as group:
         log.error("%s", _first(group))
         status = FENCED_STATUS
@@ -65,6 +65,7 @@ async def _main(config: IngestConfig) -> int:
             raise
     finally:
         stop.set()
+        builder.shutdown(wait=False)
         await _end(thread, status)
     if failure is not None:
         raise failure
@@ -91,7 +92,9 @@ async def _end(thread: ThreadPoolExecutor, status: int) -> None:
         os._exit(status)  # the interpreter would wait for the thread
 
 
-async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolExecutor) -> None:
+async def _work(
+    config: IngestConfig, stop: threading.Event, thread: ThreadPoolExecutor, builder: ThreadPoolExecutor
+) -> None:
     clock = SystemClock()
     name = secrets.token_hex(8)
     owned = f"{config.owned[0]}-{config.owned[-1]}" if len(config.owned) > 1 else f"{config.owned[0]}"
@@ -109,6 +112,7 @@ async def _work(config: IngestConfig, stop: threading.Event, thread: ThreadPoolE
         commit=config.commit,
         clock=clock,
         thread=thread,
+        builder=builder,
     )
     try:
         await _when_clickhouse_answers(worker.take_over)

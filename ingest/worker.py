@@ -1,12 +1,14 @@
-"""An ingest worker: receive -> admit -> write -> ledger -> receipt, for the partitions that it owns.
+"""An ingest worker: receive -> admit -> prepare -> write -> ledger -> receipt, for the partitions that it owns.
 
-The event loop takes messages in, decodes batches and admits their new rows into the pending commit; one
-thread writes. While a commit is being written the next one grows, so batches of many gateways share blocks,
-and the slower ClickHouse is, the larger the blocks. Workers keep nothing on disk.
+The event loop takes messages in, decodes batches and admits their new rows into the pending commit; one thread
+builds and encodes commits, another sends them. While a commit is being written the next one grows, so batches of
+many gateways share blocks, and the slower ClickHouse is, the larger the blocks; one that has grown to its limit is
+prepared meanwhile. Workers keep nothing on disk.
 
-Limits: messages that wait to be decoded and admitted rows that wait to be written take at most
-commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows. Between two
-writes of them, REFUSED_MAX refused messages are kept, REFUSED_BYTES_MAX of each, and STATUSES_MAX statuses.
+Limits: messages that wait to be decoded, admitted rows, and the commits that are prepared and written take at most
+commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows, and no more than one
+waits prepared. Between two writes of them, REFUSED_MAX refused messages are kept, REFUSED_BYTES_MAX of each, and
+STATUSES_MAX statuses.
 """
 
 import asyncio
@@ -27,8 +29,8 @@ from ingest.config import Commit
 from ingest.decode import decode
 from ingest.insert import Inserter
 from ingest.ledger import Ledger
-from ingest.tables import DEAD_LETTERS, GATEWAYS
-from ingest.writer import Writer
+from ingest.tables import DEAD_LETTERS, GATEWAYS, Target
+from ingest.writer import Prepared, Writer
 from telemetry.clock import Clock
 from telemetry.errors import WireError
 from telemetry.wire import WIRE_BYTES_MAX
@@ -45,6 +47,8 @@ GATEWAY_CHARS_MAX = 128
 STATUS_EVERY_S = 2.0
 EXPANSION = 4
 """Bytes that a compressed batch may take once decoded, per wire byte, as the buffer's limit counts it."""
+BUILDING = 4
+"""The same for a commit that is being prepared, per decoded byte: its batches, and the blocks made of them."""
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class Worker:
         commit: Commit,
         clock: Clock,
         thread: ThreadPoolExecutor,
+        builder: ThreadPoolExecutor,
     ) -> None:
         self._inserter = inserter
         self._ledger = ledger
@@ -87,21 +92,25 @@ class Worker:
         self._config = commit
         self._clock = clock
         self._thread = thread
+        self._builder = builder
         self._admission = Admission()
         self._inbox: deque[tuple[str, bytes, int]] = deque()
         self._inbox_bytes = 0
         self._pending = Pending()
-        self._writing_bytes = 0
+        self._preparing_bytes = 0
+        self._ready: Prepared | None = None
+        self._writing: Prepared | None = None
         self._statuses: dict[str, Status] = {}
         self._refused: list[dict[str, object]] = []
         self._wake_admit = asyncio.Event()
-        self._wake_commit = asyncio.Event()
+        self._wake_prepare = asyncio.Event()
+        self._wake_write = asyncio.Event()
         self.downlink: Downlink | None = None
         self.counts = Counts()
 
     async def take_over(self) -> None:
         """Own the partitions and load the ledger. Raises FencedError, ClickHouseError."""
-        self._admission.load(await self._in_thread(self._ledger.take_over))
+        self._admission.load(await self._in_thread(self._thread, self._ledger.take_over))
 
     def take(self, topic: str, payload: bytes, payload_bytes: int) -> bool:
         """What the trunk brings; False when the buffer is full."""
@@ -111,14 +120,18 @@ class Worker:
         return not self._is_full
 
     @property
+    def _held_bytes(self) -> int:
+        """By commits, from the one that grows to the one that is being written."""
+        made = sum(commit.bytes for commit in (self._ready, self._writing) if commit is not None)
+        return self._pending.bytes + self._preparing_bytes + made
+
+    @property
     def _is_full(self) -> bool:
-        held = EXPANSION * self._inbox_bytes + self._pending.bytes + self._writing_bytes
-        return held > self._config.buffer_bytes_max
+        return EXPANSION * self._inbox_bytes + self._held_bytes > self._config.buffer_bytes_max
 
     @property
     def _may_grow(self) -> bool:
-        held = self._pending.bytes + self._writing_bytes
-        return self._pending.rows < self._config.rows_max and held <= self._config.buffer_bytes_max
+        return self._pending.rows < self._config.rows_max and self._held_bytes <= self._config.buffer_bytes_max
 
     async def run(self, downlink: Downlink) -> None:
         """Work until cancelled, or until fenced (FencedError in the group)."""
@@ -126,7 +139,8 @@ class Worker:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(downlink.run(), name="ingest-downlink")
             tasks.create_task(self._admit(), name="ingest-admit")
-            tasks.create_task(self._commit(), name="ingest-commit")
+            tasks.create_task(self._prepare(), name="ingest-prepare")
+            tasks.create_task(self._write(), name="ingest-write")
 
     async def _admit(self) -> None:
         while True:
@@ -178,7 +192,7 @@ class Worker:
         self._pending.slices += new
         self._pending.rows += sum(part.rows for part in new)
         self._pending.bytes += batch.bytes
-        self._wake_commit.set()
+        self._wake_prepare.set()
 
     async def _refuse(self, topic: str, payload: bytes, reason: str) -> None:
         """Keep what cannot be accepted as a dead letter of no epoch, and tell its gateway why."""
@@ -201,42 +215,50 @@ class Worker:
         receipt = Receipt(key[1], ranges.mark, tuple(ranges.ahead), self._inserter.worker)
         await self.downlink.send_receipt(key[0], receipt)
 
-    async def _commit(self) -> None:
-        """A commit begins age_s_max after the former one at the latest; after a rest it begins at once."""
-        due_s = status_due_s = 0.0
+    async def _prepare(self) -> None:
+        """A commit is built age_s_max after the former one at the latest; after a rest it is built at once."""
+        due_s = 0.0
         while True:
-            pending = self._pending
+            pending, now_s = self._pending, self._clock.monotonic_s()
+            is_due = self._writing is None and (now_s >= due_s or self._is_full)
+            if pending.slices and self._ready is None and (is_due or not self._may_grow):
+                due_s = now_s + self._config.age_s_max
+                await self._build(pending)
+                continue
+            wait_s = due_s - now_s if pending.slices and due_s > now_s else STATUS_EVERY_S
+            await _woken(self._wake_prepare, max(wait_s, 0.001))
+
+    async def _build(self, pending: Pending) -> None:
+        self._pending = Pending()
+        self._preparing_bytes = BUILDING * pending.bytes
+        self._wake_admit.set()
+        self._ready = await self._in_thread(self._builder, self._writer.prepare, pending.slices)
+        self._preparing_bytes = 0
+        self._wake_write.set()
+
+    async def _write(self) -> None:
+        status_due_s = 0.0
+        while True:
             now_s = self._clock.monotonic_s()
-            is_large = pending.rows >= self._config.rows_max or self._is_full
             if now_s >= status_due_s:
                 await self._write_statuses()
                 status_due_s = now_s + STATUS_EVERY_S
-            if pending.slices and (is_large or now_s >= due_s):
-                due_s = now_s + self._config.age_s_max
-                await self._write(pending)
+            if self._ready is None:
+                await _woken(self._wake_write, STATUS_EVERY_S)
                 continue
-            wait_s = min(due_s - now_s if pending.slices else STATUS_EVERY_S, STATUS_EVERY_S)
-            await self._woken_within(max(wait_s, 0.001))
+            self._writing, self._ready = self._ready, None
+            self._wake_prepare.set()
+            await self._commit(self._writing)
 
-    async def _woken_within(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake_commit.wait()
-        except TimeoutError:
-            return
-        self._wake_commit.clear()
-
-    async def _write(self, pending: Pending) -> None:
-        self._pending = Pending()
-        self._writing_bytes = pending.bytes
-        self._wake_admit.set()
-        marks = self._admission.after(pending.slices)
-        await self._in_thread(self._writer.commit, pending.slices, marks)
+    async def _commit(self, commit: Prepared) -> None:
+        marks = self._admission.after(commit.intent.ranges)
+        await self._in_thread(self._thread, self._writer.write, commit, marks)
         self._admission.commit(marks)
-        self._writing_bytes = 0
+        self._writing = None
         self.counts.commits += 1
-        self.counts.rows += pending.rows
+        self.counts.rows += commit.rows
         self._wake_admit.set()
+        self._wake_prepare.set()
         self._resume_if_room()  # before the receipts: while paused, a broker that is gone is not noticed
         for key in marks:
             await self._send_receipt(key)
@@ -247,13 +269,25 @@ class Worker:
         if statuses:
             now_ms = self._clock.now_ms()
             rows = [_gateway_row(gateway, status, now_ms) for gateway, status in statuses.items()]
-            await self._in_thread(self._inserter.insert, GATEWAYS, pa.Table.from_pylist(rows, GATEWAYS.schema))
+            await self._insert(GATEWAYS, rows)
         if refused:
-            rows_ = pa.Table.from_pylist(refused, DEAD_LETTERS.schema)
-            await self._in_thread(self._inserter.insert, DEAD_LETTERS, rows_)
+            await self._insert(DEAD_LETTERS, refused)
 
-    async def _in_thread(self, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+    async def _insert(self, target: Target, rows: list[dict[str, object]]) -> None:
+        table = pa.Table.from_pylist(rows, target.schema)
+        await self._in_thread(self._thread, self._inserter.insert, target, table)
+
+    async def _in_thread(self, thread: ThreadPoolExecutor, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
+
+
+async def _woken(wake: asyncio.Event, seconds_max: float) -> None:
+    try:
+        async with asyncio.timeout(seconds_max):
+            await wake.wait()
+    except TimeoutError:
+        return
+    wake.clear()
 
 
 def _check_size(payload_bytes: int) -> None:

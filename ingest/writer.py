@@ -1,8 +1,10 @@
-"""The writer: one commit from admitted slices to the ledger.
+"""The writer: commits from admitted slices to the ledger.
 
-intent -> blocks (readings by month, dead letters, losses) -> ledger. A block that ClickHouse refuses for its
-content is bisected: its good rows go in, each bad row becomes a dead letter with ClickHouse's own reason.
-Blocking; runs in the worker's writing thread.
+prepare: an intent's number, the blocks (readings by month, dead letters, losses), each encoded. No I/O.
+write: intent -> blocks -> ledger. A block that ClickHouse refuses for its content is bisected: its good rows
+go in, each bad row becomes a dead letter with ClickHouse's own reason.
+
+Both block. The worker prepares a commit in one thread while it writes the one before it in another.
 """
 
 import json
@@ -12,15 +14,25 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ingest.admit import Key, Slice
+from ingest.admit import Key, Range, Slice
 from ingest.blocks import Block, blocks
 from ingest.decode import MEASURED_MS_MAX, MEASURED_MS_MIN
-from ingest.insert import ContentError, Inserter, first_line
-from ingest.ledger import Ledger
+from ingest.insert import ContentError, Insert, Inserter, first_line
+from ingest.ledger import Intent, Ledger
 from ingest.tables import DEAD_LETTERS, READINGS
 from telemetry.ranges import SeqRanges
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A commit that only has to be sent. rows: readings and dead letters; bytes: the memory it takes."""
+
+    intent: Intent
+    inserts: list[tuple[Block, Insert]]
+    rows: int
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -30,21 +42,28 @@ class Writer:
     inserter: Inserter
     ledger: Ledger
 
-    def commit(self, slices: list[Slice], marks: dict[Key, SeqRanges]) -> None:
-        """Bring all rows of the slices into the tables, then state `marks` in the ledger.
+    def prepare(self, slices: list[Slice]) -> Prepared:
+        """Build and encode the next commit; commits are to be written in the order in which they were prepared."""
+        intent = self.ledger.plan(*_scope(slices))
+        made = [(block, self.inserter.encode(block.target, block.rows)) for block in blocks(slices, intent.created_ms)]
+        held_bytes = sum(block.rows.nbytes + insert.own_bytes for block, insert in made)
+        return Prepared(intent, made, sum(part.rows for part in slices), held_bytes)
+
+    def write(self, commit: Prepared, marks: dict[Key, SeqRanges]) -> None:
+        """Bring all rows of the commit into the tables, then state `marks` in the ledger.
 
         Raises FencedError or StoppedError; then nothing may be told to any gateway.
         """
-        intent = self.ledger.declare(*_scope(slices))
-        for block in blocks(slices, intent.created_ms):
-            for letters in self._insert(block):
+        self.ledger.declare(commit.intent)
+        for block, encoded in commit.inserts:
+            for letters in self._insert(block, encoded):
                 self.inserter.insert(DEAD_LETTERS, letters)
-        self.ledger.settle(intent, marks)
+        self.ledger.settle(commit.intent, marks)
 
-    def _insert(self, block: Block) -> Iterator[pa.Table]:
+    def _insert(self, block: Block, encoded: Insert) -> Iterator[pa.Table]:
         """Insert a block; yield dead letters for the rows that ClickHouse refuses."""
         try:
-            self.inserter.insert(block.target, block.rows)
+            self.inserter.send(encoded)
         except ContentError as error:
             if block.target is not READINGS:
                 raise  # we made these rows ourselves: a defect, not a bad device
@@ -52,14 +71,14 @@ class Writer:
                 log.warning("ClickHouse refuses a reading, it becomes a dead letter: %s", first_line(error))
                 yield _bury(block.rows, str(error))
                 return
-            half = block.rows.num_rows // 2
-            yield from self._insert(Block(block.target, block.rows.slice(0, half)))
-            yield from self._insert(Block(block.target, block.rows.slice(half)))
+            middle = block.rows.num_rows // 2
+            for half in (block.rows.slice(0, middle), block.rows.slice(middle)):
+                yield from self._insert(Block(block.target, half), self.inserter.encode(block.target, half))
 
 
-def _scope(slices: list[Slice]) -> tuple[list[tuple[str, str, int, int]], int, int]:
+def _scope(slices: list[Slice]) -> tuple[list[Range], int, int]:
     """The seq ranges of a commit, and its earliest and latest measured_at in ms."""
-    ranges = [(part.batch.header.gateway, part.batch.header.epoch, part.first_seq, part.last_seq) for part in slices]
+    ranges = [part.range for part in slices]
     times = [part.batch.measured_at[part.start : part.stop] for part in slices if part.rows]
     if not times:
         return ranges, 0, 0

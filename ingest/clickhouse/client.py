@@ -13,7 +13,7 @@ that only reads is sent once more when its connection breaks.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -34,6 +34,7 @@ __all__ = [
     "address",
     "connect",
     "explain",
+    "insert",
     "known",
     "server_text",
 ]
@@ -106,6 +107,20 @@ def connect(
     if own_pool is not None:
         client._backend.owns_pool_manager = True  # noqa: SLF001 - so that client.close() closes our own pool
     return client
+
+
+def insert(
+    client: Client, statement: str, body: Sequence[bytes | memoryview], settings: Mapping[str, int | str]
+) -> None:
+    """Send an INSERT with its data, in parts, as they are: neither copied, nor sent again when a connection breaks.
+
+    Not by `client.command`, which decodes all of the data as text to see whether it is a query that only reads.
+    """
+    head = f"{statement}\n".encode()
+    length = len(head) + sum(map(len, body))
+    client.raw_insert(
+        insert_block=[head, *body], settings=dict(settings), transport_settings={"Content-Length": str(length)}
+    )
 
 
 def known(client: Client, settings: Mapping[str, int | str]) -> dict[str, int | str]:

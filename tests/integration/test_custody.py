@@ -7,7 +7,7 @@ tables must hold every seq once.
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Crash(BaseException):
 
 
 class CrashingClient:
-    """A client that crashes its user at its n-th command, before or after the command has run."""
+    """A client that crashes its user at its n-th statement that writes, before or after it has run."""
 
     def __init__(self, client: Client, at: int, *, after: bool) -> None:
         self._client = client
@@ -43,10 +43,16 @@ class CrashingClient:
         self._after = after
 
     def command(self, *args: Any, **kwargs: Any) -> Any:
+        return self._crashing(self._client.command, *args, **kwargs)
+
+    def raw_insert(self, *args: Any, **kwargs: Any) -> Any:
+        return self._crashing(self._client.raw_insert, *args, **kwargs)
+
+    def _crashing(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._left -= 1
         if self._left == 0 and not self._after:
             raise Crash
-        answer = self._client.command(*args, **kwargs)
+        answer = call(*args, **kwargs)
         if self._left == 0:
             raise Crash
         return answer
@@ -105,8 +111,9 @@ class Life:
     def commit(self, *payloads: bytes, gateway: str = "g1") -> None:
         slices = [part for payload in payloads for part in self.admission.admit(decode(payload, gateway))]
         if slices:
-            marks = self.admission.after(slices)
-            self.writer.commit(slices, marks)
+            commit = self.writer.prepare(slices)
+            marks = self.admission.after(commit.intent.ranges)
+            self.writer.write(commit, marks)
             self.admission.commit(marks)
 
     def work(self, *payloads: bytes) -> None:
@@ -224,12 +231,11 @@ def test_the_same_insert_twice_is_stored_once(client: Client) -> None:
     """The answer was lost: the same bytes and token go again."""
     life = Life(client)
     life.take_over()
-    slices = life.admission.admit(decode(batch_bytes(1, 20), "g1"))
-    intent = life.ledger.declare([("g1", "e1", 1, 20)], JANUARY, FEBRUARY)
-    from ingest.blocks import blocks
-
+    commit = life.writer.prepare(life.admission.admit(decode(batch_bytes(1, 20), "g1")))
+    life.ledger.declare(commit.intent)
     for _ in range(3):
-        for block in blocks(slices, intent.created_ms):
+        for block, encoded in commit.inserts:
+            life.inserter.send(encoded)
             life.inserter.insert(block.target, block.rows)
     assert stored(client) == list(range(1, 21))
 

@@ -12,7 +12,6 @@ import pytest
 
 from broker_bridge.contract import partition_of
 from ingest.admit import Admission, Slice
-from ingest.blocks import blocks
 from ingest.clickhouse.client import Client, connect
 from ingest.decode import decode
 from ingest.insert import FencedError, Inserter
@@ -77,17 +76,17 @@ class Life:
 
     def commit(self, first: int, count: int, *gateways: str) -> None:
         """Commit these seqs of each gateway."""
-        slices = self.admit(first, count, *gateways)
-        marks = self.admission.after(slices)
-        self.writer.commit(slices, marks)
+        commit = self.writer.prepare(self.admit(first, count, *gateways))
+        marks = self.admission.after(commit.intent.ranges)
+        self.writer.write(commit, marks)
         self.admission.commit(marks)
 
     def leave(self, first: int, count: int, *gateways: str) -> None:
         """The same, but killed between the rows and the ledger."""
-        ranges = [(gateway, "e1", first, first + count - 1) for gateway in gateways]
-        intent = self.ledger.declare(ranges, NEW_YEAR_MS, FEBRUARY_MS)
-        for block in blocks(self.admit(first, count, *gateways), intent.created_ms):
-            self.inserter.insert(block.target, block.rows)
+        commit = self.writer.prepare(self.admit(first, count, *gateways))
+        self.ledger.declare(commit.intent)
+        for _, encoded in commit.inserts:
+            self.inserter.send(encoded)
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from edge_agent.commit import Group, GroupCommit
 from edge_agent.journal import Journal
 from edge_agent.spool import Spool
 from ingest.admit import Admission, Slice
-from ingest.blocks import Block, blocks
+from ingest.blocks import Block
 from ingest.decode import Batch
-from ingest.insert import Inserter
+from ingest.insert import Insert, Inserter
 from ingest.ledger import Ledger
-from ingest.tables import LOSSES
-from ingest.worker import Pending, Worker
-from ingest.writer import Writer, _scope
+from ingest.tables import DEAD_LETTERS, LOSSES
+from ingest.worker import Worker
+from ingest.writer import Prepared, Writer
 from telemetry.delivery import DURABLE, Delivery
 from telemetry.errors import FieldlineError
 from telemetry.ranges import SeqRanges
@@ -97,8 +97,8 @@ def damage_is_fatal() -> Iterator[None]:
 
 
 def _without_losses(insert: Any) -> Any:
-    def some(self: Writer, block: Block) -> Iterator[Any]:
-        return iter(()) if block.target is LOSSES else insert(self, block)
+    def some(self: Writer, block: Block, encoded: Insert) -> Iterator[Any]:
+        return iter(()) if block.target is LOSSES else insert(self, block, encoded)
 
     return some
 
@@ -128,16 +128,16 @@ def trim_on_broker_ack() -> Iterator[None]:
 @contextmanager
 def receipt_before_ledger() -> Iterator[None]:
     """Send the receipts while the commit is being written."""
-    write = Worker._write
+    write = Worker._commit
 
-    async def early(self: Worker, pending: Pending) -> None:
-        marks = self._admission.after(pending.slices)
+    async def early(self: Worker, commit: Prepared) -> None:
+        marks = self._admission.after(commit.intent.ranges)
         self._admission.commit(marks)
         for key in marks:
             await self._send_receipt(key)
-        await write(self, pending)
+        await write(self, commit)
 
-    with mock.patch.object(Worker, "_write", early):
+    with mock.patch.object(Worker, "_commit", early):
         yield
 
 
@@ -145,14 +145,14 @@ def receipt_before_ledger() -> Iterator[None]:
 def ledger_before_rows() -> Iterator[None]:
     """Write the ledger, then the rows."""
 
-    def commit(self: Writer, slices: list[Slice], marks: dict[Any, SeqRanges]) -> None:
-        intent = self.ledger.declare(*_scope(slices))
-        self.ledger.settle(intent, marks)
-        for block in blocks(slices, intent.created_ms):
-            for letters in self._insert(block):
-                self.inserter.insert(letters.target, letters.rows)
+    def write(self: Writer, commit: Prepared, marks: dict[Any, SeqRanges]) -> None:
+        self.ledger.declare(commit.intent)
+        self.ledger.settle(commit.intent, marks)
+        for block, encoded in commit.inserts:
+            for letters in self._insert(block, encoded):
+                self.inserter.insert(DEAD_LETTERS, letters)
 
-    with mock.patch.object(Writer, "commit", commit):
+    with mock.patch.object(Writer, "write", write):
         yield
 
 
@@ -168,21 +168,21 @@ def one_token_for_all() -> Iterator[None]:
 def no_token() -> Iterator[None]:
     """A new token for every attempt: an insert whose answer was lost is stored twice."""
     number = iter(range(10**9))
-    command = Inserter.insert
+    send = Inserter.send
 
-    def insert(self: Inserter, target: Any, rows: Any) -> None:
+    def fresh_send(self: Inserter, encoded: Insert) -> None:
         client = self.client
 
-        def fresh(statement: str, data: bytes, settings: dict[str, Any]) -> None:
-            client.command(statement, data=data, settings=settings | {"insert_deduplication_token": str(next(number))})
+        def fresh(settings: dict[str, Any], **more: Any) -> None:
+            client.raw_insert(settings=settings | {"insert_deduplication_token": str(next(number))}, **more)
 
-        self.client = mock.Mock(command=fresh, server_settings=client.server_settings)
+        self.client = mock.Mock(raw_insert=fresh, server_settings=client.server_settings)
         try:
-            command(self, target, rows)
+            send(self, encoded)
         finally:
             self.client = client
 
-    with mock.patch.object(Inserter, "insert", insert):
+    with mock.patch.object(Inserter, "send", fresh_send):
         yield
 
 

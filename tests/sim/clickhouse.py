@@ -12,14 +12,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-import pyarrow as pa
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from ingest.clickhouse.client import INSERT_SETTINGS
 from telemetry.ranges import SeqRanges
+from tests.native import decode
 from tests.sim.loop import LIFE, NOBODY, Signal, SimLoop, block
 
 Key = tuple[str, str]
@@ -142,8 +143,8 @@ class Server:
             if any(self.owner(partition) != worker for partition in owned):
                 raise ServerError(395, "fenced: another worker has taken over: while executing throwIf")
         yield lambda: None  # the fence was evaluated; time passes
-        rows = pa.ipc.open_stream(body).read_all()
-        if table == "readings" and CURSED in rows["value"].to_pylist():
+        rows = _decoded(body)
+        if table == "readings" and any(row["value"] == CURSED for row in rows):
             raise ServerError(469, "Constraint is violated")
         for month, part in _by_month(table, rows):
             if (table, month, token) not in self.tokens:
@@ -155,16 +156,15 @@ class Server:
             getattr(self, f"_store_{table}")(row)
 
     def _store_readings(self, row: dict[str, Any]) -> None:
-        stored = Row(row["value"], row["device"], _ms(row["measured_at"]), _ms(row["ingested_at"]))
+        stored = Row(row["value"], row["device"], row["measured_at"], row["ingested_at"])
         self.readings[row["gateway"], row["epoch"], row["seq"]].append(stored)
 
     def _store_dead_letters(self, row: dict[str, Any]) -> None:
-        stored = Row(row["raw"], row["source"], 0, _ms(row["ingested_at"]))
+        stored = Row(row["raw"], row["source"], 0, row["ingested_at"])
         self.dead_letters[row["gateway"], row["epoch"], row["seq"]].append(stored)
 
     def _store_losses(self, row: dict[str, Any]) -> None:
-        at = _ms(row["ingested_at"])
-        self.losses.append((row["gateway"], row["epoch"], row["first_seq"], row["last_seq"], at))
+        self.losses.append((row["gateway"], row["epoch"], row["first_seq"], row["last_seq"], row["ingested_at"]))
 
     def _store_intents(self, row: dict[str, Any]) -> None:
         intent = self.intents.setdefault((row["worker"], row["number"]), dict(row))
@@ -183,17 +183,29 @@ class Server:
         pass
 
 
-def _by_month(table: str, rows: pa.Table) -> list[tuple[str, list[dict[str, Any]]]]:
+def _by_month(table: str, rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     if table != "readings":
-        return [("", rows.to_pylist())]
+        return [("", rows)]
     months: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.to_pylist():
-        months.setdefault(f"{row['measured_at']:%Y%m}", []).append(row)
+    for row in rows:
+        at = datetime.fromtimestamp(row["measured_at"] / 1000, UTC)
+        months.setdefault(f"{at:%Y%m}", []).append(row)
     return list(months.items())
 
 
-def _ms(time: Any) -> int:
-    return round(time.timestamp() * 1000)
+def _decoded(body: bytes) -> list[dict[str, Any]]:
+    """Times are ms since 1970 UTC; a dead letter's raw bytes stay bytes."""
+    columns = {name: values for name, (_, values) in decode(body).items()}
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [{name: value if name == "raw" else _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
 @dataclass
@@ -210,13 +222,23 @@ class Client:
         self._server = server
         self.server_settings = dict.fromkeys(INSERT_SETTINGS) | {"insert_deduplication_token": None}
 
-    def command(self, statement: str, data: bytes = b"", settings: dict[str, Any] | None = None) -> None:
+    def raw_insert(
+        self, insert_block: list[bytes], settings: dict[str, Any], transport_settings: dict[str, str]
+    ) -> None:
+        """An INSERT of a worker, its statement before its data."""
+        data = b"".join(insert_block)
+        assert transport_settings == {"Content-Length": str(len(data))}
+        statement, _, body = data.partition(b"\n")
+        match = re.search(rb"/\* fieldline worker (\w+) \*/ .* FORMAT Native$", statement)
+        assert match is not None, f"the simulated server does not know this statement: {statement!r}"
+        self._reach()
+        inserted = self._server.insert(statement.decode(), body, settings["insert_deduplication_token"])
+        self._run(match[1].decode(), inserted)
+
+    def command(self, statement: str) -> None:
         server = self._server
         self._reach()
-        if match := re.search(r"/\* fieldline worker (\w+) \*/", statement):
-            token = (settings or {})["insert_deduplication_token"]
-            self._run(match[1], server.insert(statement, data, token))
-        elif statement.startswith("KILL QUERY"):
+        if statement.startswith("KILL QUERY"):
             match = re.search(r"fieldline worker (\w+) ", statement)
             assert match is not None
             server.kill(match[1])
@@ -289,11 +311,11 @@ class Client:
             yield (
                 intent["worker"],
                 intent["number"],
-                _ms(intent["created_at"]),
+                intent["created_at"],
                 [part["gateway"] for part in intent["ranges"]],
                 [part["epoch"] for part in intent["ranges"]],
-                _ms(intent["measured_min"]),
-                _ms(intent["measured_max"]),
+                intent["measured_min"],
+                intent["measured_max"],
             )
 
     def _stored_at(self, query: str) -> Iterator[tuple[Any, ...]]:

@@ -87,14 +87,13 @@ class Ingest:
         stop: Any = Stop(world.loop)
         client: Any = Client(world.server)
         inserter = Inserter(client, name, self.owned, stop)
-        thread: Any = Thread(world.loop, lambda: world.chance.choice((0.0, 0.001)))
+        thread, builder = (Thread(world.loop, lambda: world.chance.choice((0.0, 0.001))) for _ in range(2))
         clock = world.cloud_clock
         own = set(self.owned)
         ledger = Ledger(inserter, clock, owns=lambda gateway: contract.partition_of(gateway, PARTITIONS) in own)
         commit = Commit(rows_max=world.chance.choice((5, 100, 200_000)), age_s_max=world.chance.choice((0.0, 0.2)))
-        worker = Worker(
-            inserter=inserter, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, thread=thread
-        )
+        threads: Any = {"thread": thread, "builder": builder}
+        worker = Worker(inserter=inserter, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, **threads)
         try:
             while True:
                 try:

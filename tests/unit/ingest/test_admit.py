@@ -66,7 +66,7 @@ class Ingest(RuleBasedStateMachine):
     @rule()
     def a_commit_begins(self) -> None:
         self.writing, self.pending = self.pending, []
-        self.marks = self.admission.after(self.writing)
+        self.marks = self.admission.after([part.range for part in self.writing])
         touched = {key for key, _ in seqs(self.writing)}
         assert set(self.marks) == touched
         for key in touched:
@@ -155,5 +155,5 @@ def test_the_ledgers_ranges_are_not_shared_with_what_is_claimed(batches: list[tu
     admission.load({key: SeqRanges([(1, 3)]) for key in KEYS})
     for key, span in batches:
         admission.admit(plain_batch(*key, *span))
-    admission.after([part for key, span in batches for part in admission.admit(plain_batch(*key, *span))])
+    admission.after([part.range for key, span in batches for part in admission.admit(plain_batch(*key, *span))])
     assert all(admission.receipt_ranges(key) == SeqRanges([(1, 3)]) for key in KEYS)

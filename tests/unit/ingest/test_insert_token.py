@@ -18,7 +18,7 @@ from ingest.tables import LOSSES
 
 TOO_MANY_PARTS, READ_ONLY, NO_MEMORY, NO_TABLE, CANCELLED, WRONG_PASSWORD = 252, 164, 241, 60, 394, 516
 
-Call = tuple[str, bytes, dict[str, object]]
+Call = tuple[list[bytes], dict[str, object], dict[str, str]]
 
 
 @dataclass
@@ -31,8 +31,10 @@ class FailingClient:
         default_factory=lambda: {**INSERT_SETTINGS, "insert_deduplication_token": ""}
     )
 
-    def command(self, statement: str, data: bytes, settings: dict[str, object]) -> None:
-        self.calls.append((statement, data, settings))
+    def raw_insert(
+        self, insert_block: list[bytes], settings: dict[str, object], transport_settings: dict[str, str]
+    ) -> None:
+        self.calls.append((list(map(bytes, insert_block)), settings, transport_settings))
         if self.errors:
             raise self.errors.pop(0)
 
@@ -64,7 +66,7 @@ def sent(one: Inserter) -> list[Call]:
 
 
 def token(one: Inserter) -> object:
-    return sent(one)[-1][2]["insert_deduplication_token"]
+    return sent(one)[-1][1]["insert_deduplication_token"]
 
 
 def failure(code: int | None, text: str = "DB::Exception: no") -> Exception:
@@ -95,7 +97,10 @@ def test_the_token_stands_for_this_content_of_this_worker() -> None:
 def test_the_statement_carries_the_fence_and_the_settings() -> None:
     one = inserter()
     one.insert(LOSSES, rows(1))
-    ((statement, _, settings),) = sent(one)
+    ((body, settings, transport),) = sent(one)
+    statement = body[0].decode()
+    assert statement.endswith(" FORMAT Native\n")
+    assert transport == {"Content-Length": str(len(b"".join(body)))}
     assert "/* fieldline worker w1 */" in statement, "KILL QUERY finds it by this"
     assert "countIf(owner != 'w1')" in statement
     assert "partition IN (3,7)" in statement
@@ -107,7 +112,7 @@ def test_a_setting_that_an_older_server_does_not_know_is_left_out() -> None:
     one = inserter()
     del one.client.server_settings["deduplicate_insert_select"]
     one.insert(LOSSES, rows(1))
-    settings = sent(one)[0][2]
+    settings = sent(one)[0][1]
     assert "deduplicate_insert_select" not in settings
     assert {"wait_end_of_query", "async_insert", "insert_deduplication_token"} <= set(settings)
 
