@@ -23,11 +23,11 @@ Key = tuple[str, str, str]
 
 
 class UndefinedSeriesError(WireError):
-    """A batch mentions series of a dictionary that is not known, or not any more."""
+    """A batch mentions series of a dictionary that is not known, or not any more. key: (gateway, epoch)."""
 
     def __init__(self, key: Key) -> None:
         super().__init__(f"the batch mentions a series that was not defined under dictionary {key[2]}")
-        self.epoch, self.dictionary = key[1:]
+        self.key, self.dictionary = key[:2], key[2]
 
 
 class Dictionaries:

@@ -16,7 +16,7 @@ from telemetry import lanes
 T = TypeVar("T")
 
 DIGITS_MAX = 9
-STRAY_SHARE_MAX = 1 / 8
+STRAY_SHARE_MAX = 1 / 20
 """Of a metric's sample: how many may be no decimals before all of its values go as float64."""
 
 _ROUND = 1.5 * 2.0**52
