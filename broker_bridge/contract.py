@@ -88,7 +88,8 @@ class Hello:
 class Receipt:
     """Everything in 1..mark and in `ahead` of the epoch is committed in ClickHouse. `worker` tells one
     worker's life from the next: what was sent to the former may be lost. `refused` is a sentence about a
-    batch that cannot be accepted.
+    batch that cannot be accepted. `undefined` is the dictionary (telemetry.wire) of a batch that was not admitted,
+    because the worker does not know what it stands for; a gateway whose dictionary that is takes another.
     """
 
     epoch: str
@@ -96,6 +97,7 @@ class Receipt:
     ahead: tuple[tuple[int, int], ...] = ()
     worker: str = ""
     refused: str = ""
+    undefined: str = ""
 
     def ranges(self) -> SeqRanges:
         committed = SeqRanges(self.ahead)
@@ -104,13 +106,17 @@ class Receipt:
         return committed
 
     def encode(self) -> bytes:
-        content = {
+        content: dict[str, object] = {
             "epoch": self.epoch,
             "mark": self.mark,
             "ahead": self.ahead[:AHEAD_RANGES_MAX],
             "worker": self.worker,
         }
-        return json.dumps(content | ({"refused": self.refused[:REFUSED_CHARS_MAX]} if self.refused else {})).encode()
+        if self.refused:
+            content["refused"] = self.refused[:REFUSED_CHARS_MAX]
+        if self.undefined:
+            content["undefined"] = self.undefined
+        return json.dumps(content).encode()
 
     @classmethod
     def decode(cls, payload: bytes) -> "Receipt":
@@ -124,6 +130,7 @@ class Receipt:
                 ahead,
                 str(content.get("worker", "")),
                 str(content.get("refused", "")),
+                str(content.get("undefined", "")),
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise WireError(f"not a receipt: {error}") from error

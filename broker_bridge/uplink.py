@@ -7,6 +7,12 @@ It asks again when a batch is overdue, and starts again behind the mark when ano
 former one held in memory is gone. What the broker acknowledges proves nothing; a broker that is wiped, or absent
 for a week, costs time only.
 
+Series are defined once in a dictionary (telemetry.wire), and a new one begins wherever sending starts again. A worker
+that has forgotten the present one says so; then, too, it starts again behind the mark. If that happens twice within
+FORGOTTEN_S, the worker has no room for it, and from then on every batch defines its own series until sending starts
+again for another reason. So a worker's limit, or somebody who plays old batches (which name old dictionaries), cannot
+make it go round in circles.
+
 The uplink never ends by an error: it reconnects with full jitter, up to reconnect_s_max apart.
 """
 
@@ -36,6 +42,7 @@ Args = TypeVarTuple("Args")
 
 STATUS_EVERY_S = 5.0
 HELLO_S_MIN, HELLO_S_MAX = 1.0, 15.0
+FORGOTTEN_S = 600.0
 
 
 class Source(Protocol):
@@ -98,6 +105,8 @@ class Uplink:
         self._window = Window(
             limits.window_batches_max, limits.batch_rows_max, limits.resend_s, limits.long_rows, limits.first_rows
         )
+        self._dictionary: wire.Dictionary | None = None
+        self._forgotten_s: float | None = None
         self._worker = ""
         self._receipts: list[Receipt] = []
         self._worker_changed = False
@@ -219,7 +228,7 @@ class Uplink:
                 log.info("No receipt for %.0f s: asking again.", self._limits.resend_s)
                 return
             wait_s, span = self._next()
-            if span is not None and (batch := await self._in_thread(self._cut, span)):
+            if span is not None and (batch := await self._in_thread(self._cut, span, self._dictionary)):
                 first, last, payload = batch
                 self._window.sent(first, last, self._clock.monotonic_s())
                 tasks.create_task(connection.publish(topic, payload), name="uplink-publish")
@@ -240,7 +249,7 @@ class Uplink:
             return 0, live
         return wait_s, self._window.backlog()
 
-    def _cut(self, span: Span) -> tuple[int, int, bytes] | None:
+    def _cut(self, span: Span, dictionary: wire.Dictionary | None) -> tuple[int, int, bytes] | None:
         """Read and encode the next batch: (first_seq, last_seq, wire bytes)."""
         if not span.is_backlog:
             self._unsent_since_s = None
@@ -252,7 +261,8 @@ class Uplink:
         if isinstance(found, Loss):
             payload = wire.encode_loss(header, found.reason, found.declared_at)
             return found.first_seq, found.last_seq, payload
-        return found.first_seq, found.last_seq, wire.encode(header, found.columns, self._source.series)
+        payload = wire.encode(header, found.columns, self._source.series, dictionary)
+        return found.first_seq, found.last_seq, payload
 
     async def _take_receipts(self) -> None:
         """Apply all receipts that came; another worker's receipt means: start again behind it."""
@@ -267,6 +277,9 @@ class Uplink:
             if receipt.worker != self._worker:
                 self._worker = receipt.worker
                 self._rewind(committed)
+            elif self._dictionary is not None and receipt.undefined == self._dictionary.id:
+                self._window.confirm(committed, self._clock.monotonic_s())
+                self._define_again()
             else:
                 self._window.confirm(committed, self._clock.monotonic_s())
         if self._window.confirmed.mark > self._source.mark:
@@ -286,6 +299,16 @@ class Uplink:
 
     def _rewind(self, confirmed: SeqRanges) -> None:
         self._window.rewind(confirmed, self._source.next_seq - 1)
+        self._dictionary = wire.Dictionary()
+
+    def _define_again(self) -> None:
+        """The worker does not know the dictionary any more."""
+        now_s = self._clock.monotonic_s()
+        is_again = self._forgotten_s is not None and now_s - self._forgotten_s < FORGOTTEN_S
+        self._forgotten_s = now_s
+        self._rewind(self._window.confirmed)
+        if is_again:
+            self._dictionary = None
 
     async def _woken_within(self, seconds: float) -> bool:
         try:

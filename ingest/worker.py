@@ -27,6 +27,7 @@ from broker_bridge.downlink import Downlink
 from ingest.admit import Admission, Key, Slice
 from ingest.config import Commit
 from ingest.decode import decode
+from ingest.dictionaries import Dictionaries, UndefinedSeriesError
 from ingest.insert import Inserter
 from ingest.ledger import Ledger
 from ingest.tables import DEAD_LETTERS, GATEWAYS, Target
@@ -94,6 +95,7 @@ class Worker:
         self._thread = thread
         self._builder = builder
         self._admission = Admission()
+        self._dictionaries = Dictionaries()
         self._inbox: deque[tuple[str, bytes, int]] = deque()
         self._inbox_bytes = 0
         self._pending = Pending()
@@ -150,6 +152,8 @@ class Worker:
                 try:
                     _check_size(payload_bytes)
                     await self._handle(topic, payload)
+                except UndefinedSeriesError as error:
+                    await self._send_receipt(error.key, undefined=error.dictionary)
                 except WireError as error:
                     await self._refuse(topic, payload, str(error))
                 await asyncio.sleep(0)
@@ -182,7 +186,7 @@ class Worker:
             raise WireError(f"{kind!r} is not a kind of message on the trunk")
 
     async def _handle_batch(self, gateway: str, payload: bytes) -> None:
-        batch = decode(payload, gateway)
+        batch = decode(payload, gateway, self._dictionaries)
         self.counts.batches += 1
         new = self._admission.admit(batch)
         if not new:
@@ -208,11 +212,11 @@ class Worker:
         if self.downlink is not None:
             await self.downlink.send_receipt(gateway, Receipt("", 0, worker=self._inserter.worker, refused=reason))
 
-    async def _send_receipt(self, key: Key) -> None:
+    async def _send_receipt(self, key: Key, undefined: str = "") -> None:
         if self.downlink is None:
             return
         ranges = self._admission.receipt_ranges(key)
-        receipt = Receipt(key[1], ranges.mark, tuple(ranges.ahead), self._inserter.worker)
+        receipt = Receipt(key[1], ranges.mark, tuple(ranges.ahead), self._inserter.worker, undefined=undefined)
         await self.downlink.send_receipt(key[0], receipt)
 
     async def _prepare(self) -> None:

@@ -1,38 +1,80 @@
-"""A batch on the wire: an Arrow IPC stream, compressed as one zstd frame (RFC 8878).
+"""A batch on the wire, format 2.
 
-Schema metadata: `fieldline` (version of this format, "1"), `gateway`, `epoch`, `first_seq`, `count`,
-`series` (JSON: id -> [device, metric, unit], the dictionary of every series that the batch mentions) and,
-for a declared loss, `loss` (the reason) and `declared_at` (ms since 1970 UTC); such a batch has no rows.
+  byte      2, the format
+  uint32    CRC-32 of the gateway's name, which is in the topic, followed by everything behind these four bytes
+  byte      flags: ZSTD = 1, LOSS = 2, HEX = 4, DICTIONARY = 8
+  epoch     if HEX the 8 bytes that its 16 hexadecimal digits stand for; else a byte with its length, and its characters
+  4 bytes   if DICTIONARY: the id of the gateway's present dictionary
+  varint    first_seq
+  varint    count, the number of records
+  body      if ZSTD as one zstd frame (RFC 8878)
 
-Columns, row i being record first_seq + i:
-  series int32 (DEAD = -1 marks a dead letter), measured_at int64 and received_at int64 (ms since 1970 UTC),
-  value float64 (NaN for a text), quality uint8;
-  text utf8, only in batches that hold texts;
-  source utf8, reason utf8, raw binary, only in batches that hold dead letters.
+The body of a batch of records; column, varint and strings as `telemetry.packing` has them:
+  varint    T, the number of series in the batch; a series' place among them is its rank
+  column    T ids of series, each once; DEAD = -1 stands for the dead letters
+  varint    D, the number of series that are defined in this batch
+  column    D ranks of those, ascending; left out when D is T
+  strings   D devices, D metrics, D units
+  column    count ranks: the series of each record
+  column    count quality codes
+  column    count measured_at, ms since 1970 UTC
+  column    count received_at, ms since 1970 UTC; not both of the two RELATIVE
+  column    T numbers of digits, 0..9
+  column    count integers, GROUPED: a record's value is its integer divided by 10^digits as float64, except for
+  varint    E exceptions
+  column    E places of those in the order of the series, ascending
+  column    E bits of their float64, each XOR 0x7FF8000000000000, so that NaN is 0
+  varint    X, the number of texts
+  column    X positions of records that hold one, ascending
+  strings   X texts
+  strings   as often as there are dead letters: sources, raw bytes, reasons; in their order
 
-Limits: ROWS_MAX rows, WIRE_BYTES_MAX compressed, PLAIN_BYTES_MAX after decompression, which is checked
-before decompressing. This module encodes and needs nanoarrow only; `ingest.decode` is its counterpart.
+"The order of the series" (GROUPED) has the records by rank, and those of one series in the order of their seqs.
+
+The body of a declared loss: signed varint declared_at in ms since 1970 UTC, then the reason.
+
+Dictionaries. What a series is called travels once: a batch defines those that no batch with the same dictionary id has
+defined before. Whoever starts again (a new connection, another worker, a batch in doubt) takes a new id, so a
+definition counts for what was sent with it and for nothing else. A batch without an id defines all of its series.
+
+Limits: ROWS_MAX rows, WIRE_BYTES_MAX compressed, PLAIN_BYTES_MAX after decompression. This module encodes;
+`ingest.decode` is its counterpart, which also reads format 1: an Arrow stream in one zstd frame.
 """
 
-import io
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import starmap
+import re
+import secrets
+import zlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-import nanoarrow as na
 from backports import zstd
-from nanoarrow.ipc import StreamWriter
 
-from telemetry.columns import Columns, Series
+from telemetry import lanes
+from telemetry.columns import DEAD, Columns, Series
+from telemetry.decimals import digits_of, scaled
+from telemetry.packing import DELTA, GROUPED, PLAIN, RELATIVE, column, shortest, signed, strings, varint
 
-VERSION = "1"
+T = TypeVar("T", int, float)
+
+VERSION = 2
+ZSTD, LOSS, HEX, DICTIONARY = 1, 2, 4, 8
 ROWS_MAX = 500_000
 WIRE_BYTES_MAX = 2 * 1024 * 1024
 PLAIN_BYTES_MAX = 64 * 1024 * 1024
 ZSTD_LEVEL = 3
-
-Field = tuple[na.Schema, Iterable[object]]
+ZSTD_BYTES_MIN = 64
+BLOCK_BYTES_MIN = 4096
+"""A section this long is compressed as a block of its own: its bytes are not distributed like its neighbours'."""
+NAN_BITS = b"\0\0\0\0\0\0\xf8\x7f"
+SAMPLE = 256
+"""About how many values are looked at to find out how many digits a metric has."""
+SMALL_ROWS = 64
+"""In a batch this small all decimals have the same number of digits: the difference costs less than to say it."""
+DEEP_DIGITS = 6
+"""From so many digits on, decimals are tried against float64: they may be what a float32 looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,54 +91,160 @@ class Header:
         return self.first_seq + self.count - 1
 
 
-def encode(header: Header, columns: Columns, lookup: Callable[[int], Series]) -> bytes:
-    """The wire form of a batch of records. `lookup` gives the series behind an id."""
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """The series ids that were defined under `id`, 8 hexadecimal digits."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    ids: set[int] = field(default_factory=set)
+
+
+def encode(
+    header: Header, columns: Columns, lookup: Callable[[int], Series], dictionary: Dictionary | None = None
+) -> bytes:
+    """The wire form of a batch of records. `lookup` gives the series behind an id.
+
+    dictionary: defines what is not in it, and adds that to it; None: defines all.
+    """
     assert header.count == len(columns) > 0, "a batch of records has as many rows as it counts"
-    used = {id_: list(lookup(id_)) for id_ in sorted(set(columns.series)) if id_ >= 0}
-    metadata = _metadata(header) | {"series": json.dumps(used, ensure_ascii=False, separators=(",", ":"))}
-    fields: dict[str, Field] = {
-        "series": (na.int32(), columns.series),
-        "measured_at": (na.int64(), columns.measured_at),
-        "received_at": (na.int64(), columns.received_at),
-        "value": (na.float64(), columns.value),
-        "quality": (na.uint8(), columns.quality),
-    }
-    rows = range(header.count)
-    if columns.texts:
-        fields["text"] = (na.string(), [columns.texts.get(i) for i in rows])
-    if columns.dead:
-        letters = [columns.dead.get(i) for i in rows]
-        fields["source"] = (na.string(), [letter and letter.source for letter in letters])
-        fields["reason"] = (na.string(), [letter and letter.reason for letter in letters])
-        fields["raw"] = (na.binary(), [None if letter is None else letter.raw for letter in letters])
-    return _stream(metadata, header.count, fields)
+    groups = _groups(columns.series, lookup)
+    table = [id_ for metric in groups.values() for id_ in metric]
+    ranks = {id_: rank for rank, id_ in enumerate(table)}
+    order = [position for metric in groups.values() for rows in metric.values() for position in rows]
+    sections = [
+        _table(table, lookup, dictionary),
+        column(lanes.of(map(ranks.__getitem__, columns.series)), header.count, DELTA),
+        column(lanes.of(columns.quality), header.count),
+        *_times(columns, order),
+        _values(_picked(columns.value, order), groups),
+        _texts(columns),
+        _dead(columns),
+    ]
+    return _seal(header, sections, dictionary)
 
 
 def encode_loss(header: Header, reason: str, declared_at: int) -> bytes:
     """The wire form of a declared loss of header.count records. declared_at: ms since 1970 UTC."""
-    metadata = _metadata(header) | {"loss": reason, "declared_at": str(declared_at)}
-    return _stream(metadata, 0, {"series": (na.int32(), [])})
+    return _seal(header, [signed(declared_at), reason.encode()], None, LOSS)
 
 
-def _metadata(header: Header) -> dict[str, str]:
-    return {
-        "fieldline": VERSION,
-        "gateway": header.gateway,
-        "epoch": header.epoch,
-        "first_seq": str(header.first_seq),
-        "count": str(header.count),
-    }
+Groups = dict[str, dict[int, list[int]]]
+"""metric -> series id -> the positions of its records."""
 
 
-def _stream(metadata: dict[str, str], rows: int, fields: dict[str, Field]) -> bytes:
-    schema = na.Schema(na.Type.STRUCT, fields={name: type_ for name, (type_, _) in fields.items()}, metadata=metadata)
-    children = list(starmap(_column, fields.values()))
-    batch = na.c_array_from_buffers(schema, rows, [None], children=children)
-    sink = io.BytesIO()
-    with StreamWriter.from_writable(sink) as writer:
-        writer.write_stream(na.ArrayStream(na.Array(batch)))
-    return zstd.compress(sink.getbuffer(), level=ZSTD_LEVEL)
+def _groups(series: "array[int]", lookup: Callable[[int], Series]) -> Groups:
+    """By metric, then by id: alike next to alike."""
+    rows: dict[int, list[int]] = {}
+    for position, id_ in enumerate(series):
+        try:
+            rows[id_].append(position)
+        except KeyError:
+            rows[id_] = [position]
+    groups: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
+    for id_ in sorted(rows):
+        groups[lookup(id_).metric if id_ != DEAD else ""][id_] = rows[id_]
+    return dict(sorted(groups.items()))
 
 
-def _column(type_: na.Schema, values: Iterable[object]) -> object:
-    return na.c_array(values, type_)
+def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictionary | None) -> bytes:
+    known = dictionary.ids if dictionary is not None else ()
+    new = [rank for rank, id_ in enumerate(table) if id_ != DEAD and id_ not in known]
+    made = varint(len(table)) + column(lanes.of(table), len(table), DELTA) + varint(len(new))
+    if 0 < len(new) < len(table):
+        made += column(lanes.of(new), len(new), DELTA)
+    if dictionary is not None:
+        dictionary.ids.update(table[rank] for rank in new)
+    names = [lookup(table[rank]) for rank in new]
+    return made + b"".join(strings([name.encode() for name in part]) for part in zip(*names, strict=True))
+
+
+def _times(columns: Columns, order: list[int]) -> list[bytes]:
+    """measured_at and received_at."""
+    n = len(order)
+    measured, received = lanes.load(columns.measured_at), lanes.load(columns.received_at)
+    delays = array("q", lanes.dump(lanes.minus(received, measured, n), n))
+    by_series = lanes.of(_picked(columns.measured_at, order))
+    after = lanes.of(_picked(delays, order))
+    return [
+        shortest([column(by_series, n, GROUPED | DELTA), column(measured, n, DELTA)]),
+        shortest([column(after, n, GROUPED | RELATIVE), column(received, n, DELTA)]),
+    ]
+
+
+def _picked(column: "array[T]", order: list[int]) -> list[T]:
+    return [column[position] for position in order]
+
+
+def _values(values: list[float], groups: Groups) -> bytes:
+    """values: in the order of the series."""
+    counts = [sum(map(len, metric.values())) for metric in groups.values()]
+    digits: list[int | None] = []
+    at = 0
+    for count in counts:
+        step = max(count * len(counts) // SAMPLE, 1)
+        digits.append(digits_of(values[at : at + count : step]))
+        at += count
+    if len(values) <= SMALL_ROWS:
+        most = max((places for places in digits if places is not None), default=0)
+        digits = [None if places is None else most for places in digits]
+    made = _numbers(values, groups, counts, digits)
+    if any(places is not None and places >= DEEP_DIGITS for places in digits):
+        shallow = [None if places is None or places >= DEEP_DIGITS else places for places in digits]
+        made = shortest([made, _numbers(values, groups, counts, shallow)])
+    return made
+
+
+def _numbers(values: list[float], groups: Groups, counts: list[int], digits: list[int | None]) -> bytes:
+    integers, exceptions = scaled(values, counts, digits)
+    n, e = len(integers), len(exceptions)
+    each = [places or 0 for places, metric in zip(digits, groups.values(), strict=True) for _ in metric]
+    floats = lanes.load(array("d", [values[place] for place in exceptions])) ^ lanes.fill(NAN_BITS, e)
+    return b"".join(
+        (
+            column(lanes.of(each), len(each), DELTA),
+            column(lanes.load(integers), n, GROUPED | DELTA),
+            varint(e),
+            column(lanes.of(exceptions), e, DELTA),
+            shortest(column(floats, e, form) for form in (PLAIN, 0, DELTA)),
+        )
+    )
+
+
+def _texts(columns: Columns) -> bytes:
+    texts = sorted(columns.texts.items())
+    positions = lanes.of(position for position, _ in texts)
+    return varint(len(texts)) + column(positions, len(texts), DELTA) + strings([text.encode() for _, text in texts])
+
+
+def _dead(columns: Columns) -> bytes:
+    letters = [letter for _, letter in sorted(columns.dead.items())]
+    sources, reasons = [letter.source.encode() for letter in letters], [letter.reason.encode() for letter in letters]
+    return strings(sources) + strings([letter.raw for letter in letters]) + strings(reasons)
+
+
+def _seal(header: Header, sections: Sequence[bytes], dictionary: Dictionary | None, flags: int = 0) -> bytes:
+    epoch = header.epoch.encode()
+    if re.fullmatch(r"[0-9a-f]{16}", header.epoch):
+        flags, epoch = flags | HEX, bytes.fromhex(header.epoch)
+    else:
+        epoch = bytes([len(epoch)]) + epoch
+    if dictionary is not None:
+        flags, epoch = flags | DICTIONARY, epoch + bytes.fromhex(dictionary.id)
+    body = b"".join(sections)
+    if len(body) >= ZSTD_BYTES_MIN and len(packed := _compressed(sections)) < len(body):
+        flags, body = flags | ZSTD, packed
+    return seal(header.gateway, bytes([flags]) + epoch + varint(header.first_seq) + varint(header.count) + body)
+
+
+def seal(gateway: str, content: bytes) -> bytes:
+    """A batch of what comes behind its checksum."""
+    return bytes([VERSION]) + zlib.crc32(content, zlib.crc32(gateway.encode())).to_bytes(4, "little") + content
+
+
+def _compressed(sections: Sequence[bytes]) -> bytes:
+    compressor = zstd.ZstdCompressor(level=ZSTD_LEVEL)
+    parts = []
+    for section in sections:
+        is_long = len(section) >= BLOCK_BYTES_MIN
+        parts.append(compressor.compress(section, compressor.FLUSH_BLOCK if is_long else compressor.CONTINUE))
+    return b"".join(parts) + compressor.flush()

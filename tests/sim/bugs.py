@@ -20,11 +20,13 @@ from edge_agent.spool import Spool
 from ingest.admit import Admission, Slice
 from ingest.blocks import Block
 from ingest.decode import Batch
+from ingest.dictionaries import Dictionaries, UndefinedSeriesError
 from ingest.insert import Insert, Inserter
 from ingest.ledger import Ledger
 from ingest.tables import DEAD_LETTERS, LOSSES
 from ingest.worker import Worker
 from ingest.writer import Prepared, Writer
+from telemetry.columns import Series
 from telemetry.delivery import DURABLE, Delivery
 from telemetry.errors import FieldlineError
 from telemetry.ranges import SeqRanges
@@ -215,6 +217,38 @@ def whole_batches() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def forgotten_definitions() -> Iterator[None]:
+    """Define a series once for ever, whoever has forgotten it."""
+    rewind = Uplink._rewind
+
+    def keeping(self: Uplink, confirmed: SeqRanges) -> None:
+        dictionary = self._dictionary
+        rewind(self, confirmed)
+        self._dictionary = dictionary or self._dictionary
+
+    with (
+        mock.patch.object(Uplink, "_rewind", keeping),
+        mock.patch.object(Uplink, "_define_again"),
+    ):
+        yield
+
+
+@contextmanager
+def guessed_names() -> Iterator[None]:
+    """Admit a batch also when it mentions a series that nobody has defined."""
+    names = Dictionaries.names
+
+    def guessing(self: Dictionaries, key: Any, ids: list[int], defined: dict[int, Series]) -> list[Series]:
+        try:
+            return names(self, key, ids, defined)
+        except UndefinedSeriesError:
+            return [defined.get(id_, Series("d0", "m0", "")) for id_ in ids]
+
+    with mock.patch.object(Dictionaries, "names", guessing):
+        yield
+
+
 Plant = Callable[[], AbstractContextManager[None]]
 
 PLANTED: dict[str, Plant] = {
@@ -233,6 +267,8 @@ PLANTED: dict[str, Plant] = {
         no_fence,
         no_recovery,
         whole_batches,
+        forgotten_definitions,
+        guessed_names,
     )
 }
 ONLY_REAL: dict[str, Plant] = {damage_is_fatal.__name__: damage_is_fatal}

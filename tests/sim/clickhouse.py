@@ -50,10 +50,10 @@ class Statement:
 
 @dataclass
 class Row:
-    """A stored reading or dead letter."""
+    """A stored reading or dead letter. name: device/metric, or what sent the letter."""
 
     value: Any
-    device: str
+    name: str
     measured_ms: int
     ingested_ms: int
 
@@ -156,7 +156,7 @@ class Server:
             getattr(self, f"_store_{table}")(row)
 
     def _store_readings(self, row: dict[str, Any]) -> None:
-        stored = Row(row["value"], row["device"], row["measured_at"], row["ingested_at"])
+        stored = Row(row["value"], f"{row['device']}/{row['metric']}", row["measured_at"], row["ingested_at"])
         self.readings[row["gateway"], row["epoch"], row["seq"]].append(stored)
 
     def _store_dead_letters(self, row: dict[str, Any]) -> None:

@@ -51,6 +51,14 @@ class Message:
     def key(self) -> int:
         return crc32(self.payload) << 16 | (self.number % 0xFFFF + 1)
 
+    @property
+    def device(self) -> str:
+        return f"d{self.number % 3}"
+
+    def name(self, index: int) -> str:
+        """Of a value: device/metric."""
+        return f"{self.device}/m{index}"
+
 
 @dataclass
 class SimClock:
@@ -300,7 +308,7 @@ class Gateway:
     def _delivery(self, taken: list[Message], session: int, unacked: list[Message]) -> Delivery[Chunk]:
         chunk = Chunk(
             self.clock.now_ms(),
-            [f"devices/d{message.number % 3}/telemetry" for message in taken],
+            [f"devices/{message.device}/telemetry" for message in taken],
             [message.payload for message in taken],
             [message.key for message in taken],
             {index for index, message in enumerate(taken) if message.sent},

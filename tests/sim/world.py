@@ -28,6 +28,7 @@ from broker_bridge.contract import Receipt
 from broker_bridge.downlink import Downlink
 from broker_bridge.mqtt.client import Options
 from ingest.config import Commit
+from ingest.dictionaries import Dictionaries
 from ingest.insert import FencedError, Inserter
 from ingest.ledger import Ledger
 from ingest.worker import Worker
@@ -94,6 +95,7 @@ class Ingest:
         commit = Commit(rows_max=world.chance.choice((5, 100, 200_000)), age_s_max=world.chance.choice((0.0, 0.2)))
         threads: Any = {"thread": thread, "builder": builder}
         worker = Worker(inserter=inserter, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, **threads)
+        worker._dictionaries = Dictionaries(world.chance.choice((1, 5, 20, 1000)))
         try:
             while True:
                 try:
@@ -288,19 +290,20 @@ class World:
             self._values(gateway_)
 
     def _values(self, gateway: Gateway) -> None:
-        """By value: what devices published against what is stored."""
+        """By name and value: what devices published against what is stored."""
         sent: Counter[Any] = Counter()
+        cursed = 0
         for message in gateway.messages:
             if message.values is None:
                 sent[message.payload] += 1
             else:
-                sent.update(message.values)
-        cursed = sent.pop(CURSED, 0)
+                sent.update((message.name(i), value) for i, value in enumerate(message.values) if value != CURSED)
+                cursed += message.values.count(CURSED)
         held: Counter[Any] = Counter()
-        for table in (self.server.readings, self.server.dead_letters):
-            for (name, _epoch, _seq), rows in table.items():
-                if name == gateway.name:
-                    held.update(row.value for row in rows)
+        for (name, _epoch, _seq), rows in self.server.readings.items():
+            held.update((row.name, row.value) for row in rows if name == gateway.name)
+        for (name, _epoch, _seq), rows in self.server.dead_letters.items():
+            held.update(row.value for row in rows if name == gateway.name)
         buried = [value for value in held if isinstance(value, bytes) and b'"value": "666.0"' in value]
         for value in buried:
             cursed -= held.pop(value)
