@@ -129,7 +129,7 @@ class Reader:
     def positions(self, n: int, end: int, what: str) -> Ints:
         """Ascending integers below `end`."""
         _, found = self.column(n)
-        if n and (found[0] < 0 or found[-1] >= end or (np.diff(found) <= 0).any()):
+        if n and (found.min() < 0 or found.max() >= end or (np.diff(found) <= 0).any()):
             raise WireError(f"the batch's {what} are not ascending below {end}")
         return found
 

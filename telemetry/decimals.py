@@ -33,8 +33,11 @@ def digits_of(sample: Iterable[float]) -> int | None:
 
 
 def _digits(value: float) -> int | None:
-    text = f"{value:.{DIGITS_MAX}f}"
-    return len(text.rstrip("0").partition(".")[2]) if float(text) == value else None
+    text = repr(value)
+    if "e" in text:
+        text = f"{value:.{DIGITS_MAX}f}"
+    digits = len(text.rstrip("0").partition(".")[2])
+    return digits if digits <= DIGITS_MAX and float(text) == value else None
 
 
 def scaled(

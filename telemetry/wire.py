@@ -46,7 +46,7 @@ import secrets
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -128,12 +128,12 @@ def encode_loss(header: Header, reason: str, declared_at: int) -> bytes:
     return _seal(header, [signed(declared_at), reason.encode()], None, LOSS)
 
 
-Groups = dict[str, dict[int, list[int]]]
+Groups = Mapping[str, dict[int, list[int]]]
 """metric -> series id -> the positions of its records."""
 
 
 def _groups(series: "array[int]", lookup: Callable[[int], Series]) -> Groups:
-    """By metric, then by id: alike next to alike."""
+    """By metric, then by id: alike next to alike. Metrics are in the order of their lowest id."""
     rows: dict[int, list[int]] = {}
     for position, id_ in enumerate(series):
         try:
@@ -143,7 +143,7 @@ def _groups(series: "array[int]", lookup: Callable[[int], Series]) -> Groups:
     groups: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
     for id_ in sorted(rows):
         groups[lookup(id_).metric if id_ != DEAD else ""][id_] = rows[id_]
-    return dict(sorted(groups.items()))
+    return groups
 
 
 def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictionary | None) -> bytes:

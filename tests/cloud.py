@@ -4,6 +4,7 @@
         await cloud.until(lambda: cloud.batches, "a batch")
         await cloud.receipt(10)
 
+`undefined` are the dictionaries of batches that mention a series which `dictionaries` do not have (any more).
 `promised` is what its receipts ever said, by epoch: the uplink may free nothing else.
 """
 
@@ -17,6 +18,7 @@ from broker_bridge import contract
 from broker_bridge.contract import Hello, Receipt, Status
 from broker_bridge.mqtt.client import Connection, Messages, Options
 from ingest.decode import Batch, decode
+from ingest.dictionaries import Dictionaries, UndefinedSeriesError
 from telemetry.ranges import SeqRanges
 from tests.brokers import HOST, eventually
 
@@ -30,6 +32,8 @@ class Cloud:
     gateway: str
     hellos: list[str] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
+    dictionaries: Dictionaries = field(default_factory=Dictionaries)
+    undefined: list[str] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
     promised: dict[str, SeqRanges] = field(default_factory=lambda: defaultdict(SeqRanges))
     connection: Connection | None = None
@@ -72,8 +76,14 @@ class Cloud:
             elif kind == "status":
                 self.statuses.append(Status.decode(payload))
             else:
-                self.batches.append(decode(payload, gateway))
+                self._take(payload)
         connection.ack(messages.packet_ids)
+
+    def _take(self, payload: bytes) -> None:
+        try:
+            self.batches.append(decode(payload, self.gateway, self.dictionaries))
+        except UndefinedSeriesError as error:
+            self.undefined.append(error.dictionary)
 
     async def until(self, condition: Callable[[], object], what: str, deadline_s: float = 20.0) -> None:
         await eventually(lambda: bool(condition()), what, deadline_s)
@@ -90,9 +100,10 @@ class Cloud:
         epoch: str | None = None,
         worker: str = "w1",
         refused: str = "",
+        undefined: str = "",
     ) -> None:
         """Say this of an epoch, by default of the one that the gateway said hello with last."""
-        receipt = Receipt(epoch if epoch is not None else self.hellos[-1], mark, ahead, worker, refused)
+        receipt = Receipt(epoch if epoch is not None else self.hellos[-1], mark, ahead, worker, refused, undefined)
         for first, last in receipt.ranges():
             self.promised[receipt.epoch].add(first, last)
         await self.say(contract.receipt_topic(self.gateway), receipt.encode())

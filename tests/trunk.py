@@ -171,7 +171,7 @@ class FakeGateway:
             return
 
 
-def make_batch(header: wire.Header, at_ms: int = NEW_YEAR_MS) -> bytes:
+def make_batch(header: wire.Header, at_ms: int = NEW_YEAR_MS, dictionary: wire.Dictionary | None = None) -> bytes:
     """A batch of readings of three devices, value = seq, one per ms from `at_ms` on."""
     seqs = range(header.first_seq, header.last_seq + 1)
     columns = Columns(
@@ -181,7 +181,7 @@ def make_batch(header: wire.Header, at_ms: int = NEW_YEAR_MS) -> bytes:
         array("d", map(float, seqs)),
         array("B", bytes(header.count)),
     )
-    return wire.encode(header, columns, lambda id_: Series(f"{header.gateway}-d{id_}", "m", "u"))
+    return wire.encode(header, columns, lambda id_: Series(f"{header.gateway}-d{id_}", "m", "u"), dictionary)
 
 
 def make_noise(name: str, first: int, count: int) -> bytes:

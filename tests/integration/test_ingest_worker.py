@@ -16,9 +16,10 @@ import pytest
 
 from analytics.migrate import migrate
 from ingest.clickhouse.client import connect
+from telemetry import wire
 from tests.brokers import eventually
 from tests.clickhouse import Server, clickhouse
-from tests.trunk import FakeGateway, Rig, WorkerProcess, kill, make_noise
+from tests.trunk import FakeGateway, Rig, WorkerProcess, kill, make_batch, make_noise
 
 QUICK = "commit.age_s_max = 0.05"
 NAMES = [f"g{number}" for number in range(5)]
@@ -105,6 +106,47 @@ def test_batches_twice_out_of_order_and_cut_differently_are_stored_once(rig: Rig
         asyncio.run(all_())
         assert_stored_once(rig, last)
         assert_ends_well(worker)
+
+
+def test_what_a_worker_was_not_told_is_asked_for_and_stored_once(rig: Rig) -> None:
+    """A worker that starts knows no dictionary; recordings of old batches are answered, and change nothing."""
+
+    async def run() -> None:
+        async with rig.gateway("g0") as gateway:
+
+            def batch(first: int, dictionary: wire.Dictionary) -> bytes:
+                return make_batch(wire.Header("g0", "e1", first, 10), dictionary=dictionary)
+
+            async def asks_for(dictionary: wire.Dictionary, mark: int) -> None:
+                await gateway.receipt(lambda r: (r.undefined, r.mark) == (dictionary.id, mark), "it asks")
+
+            old, young = wire.Dictionary(), wire.Dictionary()
+            recorded = [batch(first, old) for first in (1, 11, 21)]
+            with rig.worker(QUICK):
+                await gateway.send(recorded[1])
+                await asks_for(old, 0)
+                for payload in recorded:
+                    await gateway.send(payload)
+                await gateway.receipt(lambda receipt: receipt.mark == 30)
+            with rig.worker(QUICK) as worker:
+                gateway.receipts.clear()
+                await gateway.send(batch(31, old))
+                await asks_for(old, 30)
+                again = [batch(first, young) for first in (31, 41)]
+                for payload in (*again, *recorded, *again):
+                    await gateway.send(payload)
+                await gateway.receipt(lambda receipt: receipt.mark == 50)
+                assert not any(receipt.refused for receipt in gateway.receipts)
+                assert_ends_well(worker)
+
+    asyncio.run(run())
+    assert rig.rows("SELECT device, count() FROM fieldline.readings GROUP BY 1 ORDER BY 1") == [
+        ("g0-d0", 16),
+        ("g0-d1", 17),
+        ("g0-d2", 17),
+    ]
+    assert rig.rows("SELECT count() FROM fieldline.dead_letters") == [(0,)]
+    assert_stored_once(rig, 50, ["g0"])
 
 
 def test_epochs_of_one_gateway_are_counted_apart(rig: Rig) -> None:

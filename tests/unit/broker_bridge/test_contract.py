@@ -26,7 +26,7 @@ seqs = st.integers(1, 2**62)
 counts = st.integers(0, 2**63 - 1)
 spans = st.tuples(seqs, seqs).map(lambda ends: (min(ends), max(ends)))
 receipts = st.builds(
-    Receipt, names, st.integers(0, 2**62), st.lists(spans, max_size=AHEAD_RANGES_MAX).map(tuple), names, texts
+    Receipt, names, st.integers(0, 2**62), st.lists(spans, max_size=AHEAD_RANGES_MAX).map(tuple), names, texts, texts
 )
 statuses = st.builds(
     Status, names, texts, counts, counts, counts, counts, counts, counts, st.dictionaries(texts, texts, max_size=4)
@@ -67,7 +67,7 @@ def test_a_hello_of_anything_is_a_hello_or_a_sentence(payload: bytes) -> None:
 
 
 @settings(max_examples=500)
-@given(hostile("epoch", "mark", "ahead", "worker", "refused"))
+@given(hostile("epoch", "mark", "ahead", "worker", "refused", "undefined"))
 @example(b'{"epoch": "e", "mark": Infinity}')
 @example(b'{"epoch": "e", "mark": NaN}')
 @example(b'{"epoch": "e", "mark": 1, "ahead": [[1e999, 2]]}')

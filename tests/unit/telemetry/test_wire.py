@@ -1,5 +1,6 @@
 """What telemetry.wire encodes on the gateway, ingest.decode reads in the cloud: the same to the bit."""
 
+import json
 import os
 import struct
 
@@ -15,6 +16,7 @@ from telemetry.columns import DEAD, Columns, DeadLetter, Series
 from telemetry.errors import WireError
 from telemetry.records import Loss
 from telemetry.wire import PLAIN_BYTES_MAX, ROWS_MAX, WIRE_BYTES_MAX, Header
+from tests.packed import opened
 from tests.records import NEW_YEAR_MS, STORABLE_MS, columns, numbered, series_of, texts
 
 first_seqs = st.integers(1, 2**61)
@@ -104,30 +106,83 @@ def test_a_time_that_cannot_be_stored_costs_its_reading_only(made: Columns, data
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.binary(max_size=200), st.booleans())
-def test_bytes_that_are_no_batch_are_a_sentence(junk: bytes, compressed: bool) -> None:
+@given(
+    st.binary(max_size=200), st.sampled_from(["as it is", "a frame", "a format", "a checksum", "a body", "a zstd body"])
+)
+def test_bytes_that_are_no_batch_are_a_sentence(junk: bytes, behind: str) -> None:
+    head = bytes([0]) + b"\x01e\x01\x05"
+    payload = {
+        "as it is": junk,
+        "a frame": zstd.compress(junk),
+        "a format": bytes([wire.VERSION]) + junk,
+        "a checksum": wire.seal("g", junk),
+        "a body": wire.seal("g", head + junk),
+        "a zstd body": wire.seal("g", bytes([wire.ZSTD]) + head[1:] + zstd.compress(junk)),
+    }[behind]
     with pytest.raises(WireError):
-        decode(zstd.compress(junk) if compressed else junk, "g")
+        decode(payload, "g")
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.data())
-def test_a_damaged_batch_is_a_sentence_or_still_a_batch(data: st.DataObject) -> None:
-    """Damage within the Arrow stream, as a hostile sender makes it: TCP has checksums. Never another exception."""
-    plain = bytearray(zstd.decompress(wire.encode(Header("g", "e", 1, 40), numbered(1, 40), series_of)))
+@settings(deadline=None, max_examples=600)
+@given(columns(at_ms=STORABLE_MS, records_max=12) | st.just(None), st.data())
+def test_a_damaged_batch_is_a_sentence_or_still_a_batch(made: Columns | None, data: st.DataObject) -> None:
+    """Damage under a right checksum, as a hostile sender makes it. Never another exception."""
+    if made is None:
+        content = bytearray(opened(wire.encode_loss(Header("g", "e", 1, 40), "evicted", NEW_YEAR_MS)))
+    else:
+        content = bytearray(opened(wire.encode(Header("g", "e", 1, len(made)), made, series_of)))
     for _ in range(data.draw(st.integers(1, 4))):
-        plain[data.draw(st.integers(0, len(plain) - 1))] = data.draw(st.integers(0, 255))
-    del plain[data.draw(st.integers(len(plain) // 2, len(plain) * 2)) :]
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=9))
+        if not content:
+            break
     try:
-        batch = decode(zstd.compress(plain), "g")
+        batch = decode(wire.seal("g", bytes(content)), "g")
     except WireError:
         return
     assert len(batch.series) == (0 if batch.loss else batch.header.count)
+    assert all(0 <= position < len(batch.series) for position in (*batch.texts, *batch.dead))
+    assert set(batch.series[batch.series != DEAD].tolist()) <= set(range(len(batch.names)))
+    assert set(np.flatnonzero(batch.series == DEAD).tolist()) == set(batch.dead)
+
+
+@given(st.integers(1, 2**40), st.integers(0, 7))
+def test_a_damaged_byte_is_noticed(place: int, bit: int) -> None:
+    payload = bytearray(wire.encode(Header("g", "e", 1, 40), numbered(1, 40), series_of))
+    payload[place % len(payload)] ^= 1 << bit
+    with pytest.raises(WireError, match=r"checksum is wrong|no format that this ingest reads"):
+        decode(bytes(payload), "g")
 
 
 def test_a_batch_of_another_gateway_is_refused() -> None:
-    with pytest.raises(WireError, match="names gateway 'g', but came on the topic of 'h'"):
+    with pytest.raises(WireError, match="not of 'h', on whose topic it came"):
         decode(wire.encode(Header("g", "e", 1, 1), numbered(1, 1), series_of), "h")
+
+
+def test_numbers_wrap_as_they_did_when_they_were_taken_apart() -> None:
+    """The steps from one of these times to the next have 65 bits."""
+    made = numbered(1, 4)
+    made.measured_at[:] = type(made.measured_at)("q", [-(2**63), 2**63 - 1, 0, -(2**63)])
+    made.received_at[:] = type(made.received_at)("q", [2**63 - 1, -(2**63), 2**63 - 1, 0])
+    batch = travel(made)
+    assert batch.measured_at.tolist() == made.measured_at.tolist()
+    assert batch.received_at.tolist() == [4_102_444_799_999, 0, 4_102_444_799_999, 0]
+
+
+def test_one_message_a_second_takes_fewer_bytes_than_its_json() -> None:
+    """A live batch of four readings, once its series are defined."""
+    message = {"ts": NEW_YEAR_MS, "temperature": 21.53, "humidity": 55.1, "pressure": 1013.25, "battery": 3.71}
+    made = Columns()
+    for id_, value in enumerate(list(message.values())[1:]):
+        made.series.append(id_)
+        made.measured_at.append(NEW_YEAR_MS)
+        made.received_at.append(NEW_YEAR_MS + 23)
+        made.value.append(value)
+        made.quality.append(0)
+    header = Header("farm-7", "0123456789abcdef", 1_000_000, 4)
+    known = wire.Dictionary("00000001", {0, 1, 2, 3})
+    payload = wire.encode(header, made, lambda id_: Series("dev-1", list(message)[id_ + 1], ""), known)
+    assert len(payload) <= 57 < len(json.dumps(message)) * 0.7
 
 
 @pytest.mark.parametrize(
