@@ -21,6 +21,7 @@ from rich.table import Table as Shown
 
 from bench import agent, collect, ingest, latency, outage, spool, workers
 from bench.figure import Figure, Table
+from bench.growth import backlog, devices, gateways, messages, series
 
 BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "ingest": ingest.run,
@@ -31,15 +32,27 @@ BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "spool": spool.run,
     "outage": outage.run,
 }
+GROWTH = {
+    "growth-messages": messages.run,
+    "growth-devices": devices.run,
+    "growth-gateways": gateways.run,
+    "growth-series": series.run,
+    "growth-backlog": backlog.run,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"which benches: {', '.join(BENCHES)}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help=f"which benches: {', '.join(BENCHES)}; growth, which is {', '.join(GROWTH)}; default: all but growth",
+    )
     parser.add_argument("--out", type=Path, default=Path("var/bench.json"))
     parser.add_argument("--pictures", type=Path, default=Path("var"), help="where the pictures go")
     given = parser.parse_args()
-    unknown = sorted(set(given.names) - set(BENCHES))
+    names = [one for name in given.names or BENCHES for one in (GROWTH if name == "growth" else [name])]
+    unknown = sorted(set(names) - set(BENCHES | GROWTH))
     if unknown:
         parser.error(f"there is no bench {', '.join(unknown)}")
     console = Console(width=None if os.isatty(1) else 130)
@@ -47,10 +60,10 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.pictures.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
-    for name in given.names or BENCHES:
+    for name in names:
         print(f"{name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="fieldline-bench-") as directory:
-            for made in BENCHES[name](Path(directory)):
+            for made in (BENCHES | GROWTH)[name](Path(directory)):
                 if isinstance(made, Figure):
                     figures.append(made)
                 else:

@@ -33,11 +33,18 @@ def label(panel: Axes, title: str, x: str = "", y: str = "") -> None:
     panel.set_ylabel(y, fontsize=9, color=TEXT)
 
 
-def lines(panel: Axes, x: Sequence[float], named: dict[str, Sequence[float]], marker: str = "") -> None:
-    """Lines over the same x, from 0 up, with a legend if there are several."""
+def lines(
+    panel: Axes, x: Sequence[float], named: dict[str, Sequence[float]], *, marker: str = "", log: str = ""
+) -> None:
+    """Lines over the same x, with a legend if there are several. log: the logarithmic axes, of "xy"; else from 0 up."""
     for (name, y), colour in zip(named.items(), COLOURS, strict=False):
         panel.plot(x, y, linewidth=1.4, label=name, color=colour, marker=marker, markersize=4)
-    panel.set_ylim(bottom=0)
+    if "x" in log:
+        panel.set_xscale("log")
+    if "y" in log:
+        panel.set_yscale("log")
+    else:
+        panel.set_ylim(bottom=0)
     if len(named) > 1:
         panel.legend(fontsize=8, frameon=False)
 

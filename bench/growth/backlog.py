@@ -1,0 +1,142 @@
+"""A backlog in the spool, 1 to 100 million readings: opening it, asking for its status, and draining it.
+
+It is filled through the spool's own interface, without syncing each commit, in two shapes: commits of LARGE_COMMIT
+readings (many devices, or few commits a second), and commits of one message of four readings (few devices), the costly
+ones. The agent then drains it into a stand-in for the cloud, for DRAIN_S at most; `drained` is what receipts covered by
+then. 100 million take FULL=1, some minutes and 1.5 GB.
+"""
+
+import asyncio
+import random
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+from bench.figure import Figure, Table
+from bench.growth import FULL
+from bench.outage import opened
+from bench.parts import StandInCloud, cpu_s, resident_mb, stack
+from bench.picture import label, lines, panels, save
+from edge_agent.spool_file import read_status
+from proof.ports import free_ports
+from proof.stack import GATEWAY, Stack
+from telemetry.columns import Columns, Series
+
+LARGE_COMMIT, SMALL_COMMIT = 10_000, 4
+LARGE = (1, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+SMALL = (4, 10_000, 100_000, 1_000_000, 10_000_000)
+SERIES = 1_000
+DRAIN_S, DRAIN_FULL_S = 15, 60
+HEADINGS = (
+    "readings",
+    "in a commit",
+    "spool MB",
+    "opened s",
+    "memory MB, open",
+    "status ms",
+    "drained readings/s",
+    "agent µs/reading",
+    "memory MB, draining",
+    "drained",
+)
+OPEN = r"""
+import re, sys, time
+from edge_agent.config import Spool
+from edge_agent.spool import open_spool
+at_s = time.perf_counter()
+spool = open_spool(Spool(path=sys.argv[1], bytes_max=1 << 40, free_bytes_min=0), sys.argv[2])
+first = spool.read(spool.mark, 10_000, 1 << 20)
+took_s = time.perf_counter() - at_s
+assert first is not None
+print(took_s, int(re.search(r"VmRSS:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024)
+"""
+
+
+def run(directory: Path) -> list[Figure | Table]:
+    shapes = {LARGE_COMMIT: LARGE if FULL else LARGE[:-1], SMALL_COMMIT: SMALL if FULL else SMALL[:-1]}
+    rows = [
+        asyncio.run(_row(directory / f"{commit}-{readings}", readings, commit))
+        for commit, sizes in shapes.items()
+        for readings in sizes
+    ]
+    _draw(rows, directory / "growth-backlog.png")
+    return [Table("growth-backlog", "A backlog in the spool", HEADINGS, rows)]
+
+
+async def _row(directory: Path, readings: int, commit: int) -> list[float]:
+    pipeline = stack(directory, free_ports(), gateway_toml="")
+    spool = directory / "spool"
+    await asyncio.to_thread(_fill, spool, readings, commit)
+    opening = [sys.executable, "-c", OPEN, str(spool), GATEWAY]
+    done = await asyncio.to_thread(subprocess.run, opening, capture_output=True, text=True, check=True)
+    open_s, open_bytes = map(float, done.stdout.split())
+    status = read_status(spool)
+    assert status.records == readings
+    status_ms = statistics.median(_timed_ms(spool) for _ in range(21))
+    drained, drain_hz, agent_us, memory_mb = await _drain(pipeline, readings)
+    costs = (open_s, open_bytes / 1e6, status_ms, drain_hz, agent_us, memory_mb)
+    return [readings, commit, round(status.bytes / 1e6, 2), *(float(f"{cost:.3g}") for cost in costs), drained]
+
+
+def _timed_ms(spool: Path) -> float:
+    began_s = time.perf_counter()
+    read_status(spool)
+    return 1000 * (time.perf_counter() - began_s)
+
+
+def _fill(path: Path, readings: int, commit: int) -> None:
+    """Every commit has the same content: making it is not what is measured."""
+    chance = random.Random(1)
+    path.mkdir(parents=True)
+    with closing(opened(path, GATEWAY)) as spool:
+        spool._db.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - filling it is not what is measured
+        for number in range(SERIES):
+            spool.series_id(Series(f"dev-{number // 4:05}", f"metric{number % 4}", ""))
+        columns = Columns()
+        for number in range(min(commit, readings)):
+            columns.series.append(number % SERIES)
+            columns.measured_at.append(1_750_000_000_000 + number * 5)
+            columns.received_at.append(1_750_000_000_000 + number * 5 + 2)
+            columns.value.append(round(chance.gauss(20, 2), 2))
+            columns.quality.append(0)
+        for _ in range(readings // len(columns)):
+            spool.append(columns)
+
+
+async def _drain(pipeline: Stack, readings: int) -> tuple[int, float, float, float]:
+    """(readings drained, per second, µs of the agent for each, its largest memory) until empty or time is over."""
+    cloud = StandInCloud()
+    memory_mb = 0.0
+    async with pipeline.running(["device-broker", "trunk-broker"]), cloud.running(pipeline.ports.trunk):
+        began_s = time.perf_counter()
+        await pipeline.start("edge")
+        pid = pipeline.programs["edge"].pid
+        mark = 0
+        while mark < readings and time.perf_counter() - began_s < (DRAIN_FULL_S if FULL else DRAIN_S):
+            await asyncio.sleep(0.02)
+            status = pipeline.spool_status()
+            mark = status.mark if status else 0
+            memory_mb = max(memory_mb, resident_mb(pid))
+        return mark, mark / (time.perf_counter() - began_s), 1e6 * cpu_s(pid) / mark, memory_mb
+
+
+def _draw(rows: list[list[float]], path: Path) -> None:
+    canvas, found = panels("A backlog in the spool, by the readings in it", 2, 3, (13, 7.5))
+    each = (
+        ("On disk", 2, "MB", "xy"),
+        ("Opened", 3, "s", "x"),
+        ("Resident memory when open", 4, "MB", "x"),
+        ("Status", 5, "ms", "x"),
+        ("Drained", 6, "readings/s", "xy"),
+        ("Agent, processor time of a reading", 7, "µs", "xy"),
+    )
+    for panel, (title, at, unit, log) in zip(found, each, strict=True):
+        for commit, name in ((LARGE_COMMIT, f"commits of {LARGE_COMMIT:,}"), (SMALL_COMMIT, "commits of one message")):
+            shaped = [row for row in rows if row[1] == commit]
+            lines(panel, [row[0] for row in shaped], {name: [row[at] for row in shaped]}, marker="o", log=log)
+        panel.legend(fontsize=8, frameon=False)
+        label(panel, title, "readings", unit)
+    save(canvas, path)

@@ -1,0 +1,93 @@
+"""Devices at one agent, 10 to 100,000: what a message costs when its device is new and when it is known, and memory.
+
+All devices send in turn, as a fleet does in which each reports once a minute: every topic is the one that was seen
+longest ago. The trunk is away meanwhile, so that collecting and sending up are measured one after the other; then a
+stand-in for the cloud takes what is in the spool.
+"""
+
+import asyncio
+import itertools
+from pathlib import Path
+
+from bench.figure import Figure, Table
+from bench.parts import StandInCloud, cpu_s, resident_mb, stack, until
+from bench.picture import label, lines, panels, save
+from bench.publisher import command
+from proof.ports import free_ports
+from proof.stack import Stack
+
+DEVICES = (10, 100, 1_000, 10_000, 20_000, 50_000, 100_000)
+METRICS, KNOWN_MESSAGES = 4, 100_000
+HEADINGS = (
+    "devices",
+    "collect µs/message, new device",
+    "collect µs/message, known device",
+    "uplink µs/message",
+    "trunk B/reading",
+    "memory MB",
+    "memory MB, uplink done",
+)
+
+
+def run(directory: Path) -> list[Figure | Table]:
+    rows = [asyncio.run(_row(directory / f"{devices}", devices)) for devices in DEVICES]
+    _draw(rows, directory / "growth-devices.png")
+    return [
+        Figure(
+            "growth: collect, processor time of a message with 100,000 devices against 1,000",
+            rows[-1][2] / rows[2][2],
+            "",
+        ),
+        Figure("growth: agent, resident memory with 100,000 devices", rows[-1][-1], "MB"),
+        Table("growth-devices", f"Devices at one agent, messages of {METRICS} readings", HEADINGS, rows),
+    ]
+
+
+async def _row(directory: Path, devices: int) -> list[float]:
+    pipeline = stack(directory, free_ports())
+    cloud = StandInCloud()
+    async with pipeline.running(["device-broker", "edge"]):
+        agent = pipeline.programs["edge"].pid
+        at_s = [cpu_s(agent)]
+        for messages in (devices, KNOWN_MESSAGES):
+            await _publish(pipeline, devices, messages)
+            at_s.append(cpu_s(agent))
+        memory_mb = resident_mb(agent)
+        await pipeline.start("trunk-broker")
+        async with cloud.running(pipeline.ports.trunk):
+            await until(lambda: _all_confirmed(pipeline), "the spool is empty")
+        at_s.append(cpu_s(agent))
+        new_s, known_s, uplink_s = (after - before for before, after in itertools.pairwise(at_s))
+        per_message = (new_s / devices, known_s / KNOWN_MESSAGES, uplink_s / (devices + KNOWN_MESSAGES))
+        measured = (*(1e6 * s for s in per_message), cloud.wire_bytes / cloud.records, memory_mb, resident_mb(agent))
+        return [devices, *(round(number, 1) for number in measured)]
+
+
+async def _publish(pipeline: Stack, devices: int, messages: int) -> None:
+    """Publish, and wait until the spool has all."""
+    before = pipeline.spool_status()
+    goal = (before.last_seq if before else 0) + messages * METRICS
+    options = {"devices": devices, "metrics": METRICS, "messages": messages}
+    publisher = pipeline.add("publisher", command(pipeline.ports.mqtt, **options), restart=False)
+    publisher.start()
+    await until(lambda: (status := pipeline.spool_status()) is not None and status.last_seq >= goal, "all is spooled")
+    await publisher.stop()
+
+
+def _all_confirmed(pipeline: Stack) -> bool:
+    status = pipeline.spool_status()
+    return status is not None and status.records == 0
+
+
+def _draw(rows: list[list[float]], path: Path) -> None:
+    devices = [row[0] for row in rows]
+    canvas, (cost, size, memory) = panels("Devices at one agent, each sends in its turn", 1, 3, (13, 4))
+    named = {"collect, device is new": 1, "collect, device is known": 2, "uplink": 3}
+    lines(cost, devices, {name: [row[at] for row in rows] for name, at in named.items()}, marker="o", log="x")
+    label(cost, "Processor time of a message", "devices", "µs")
+    lines(size, devices, {"": [row[4] for row in rows]}, marker="o", log="x")
+    label(size, "On the trunk", "devices", "bytes per reading")
+    named = {"after collecting": 5, "after the uplink": 6}
+    lines(memory, devices, {name: [row[at] for row in rows] for name, at in named.items()}, marker="o", log="x")
+    label(memory, "Agent, resident memory", "devices", "MB")
+    save(canvas, path)
