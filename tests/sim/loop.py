@@ -54,7 +54,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._selector = self
         self.steps = 0
         self.tasks: list[SimTask] = []
-        self._due: dict[int, Callable[[], None]] = {}
+        self._due: dict[int, list[Callable[[], None]]] = {}
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda _loop, _context: None)
 
@@ -85,13 +85,13 @@ class SimLoop(asyncio.BaseEventLoop):
         if step == self.steps:
             super().call_soon(act, context=Context())  # nobody's
         else:
-            self._due[step] = act
+            self._due.setdefault(step, []).append(act)
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = super().call_soon(*self._lived(callback, args, context), context=context)
         handle._args[0].handle = handle
         self.steps += 1
-        if (act := self._due.pop(self.steps, None)) is not None:
+        for act in self._due.pop(self.steps, ()):
             super().call_soon(act, context=Context())  # nobody's
         return handle
 

@@ -1,5 +1,6 @@
 """The simulation finds nothing in the code as it is, and every bug that is planted; a seed repeats exactly."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from tests.clickhouse import ROOT
 from tests.sim import bugs
+from tests.sim.loop import SimLoop
 from tests.sim.world import run
 
 SEEDS = 200
@@ -35,6 +37,20 @@ def test_no_schedule_breaks_an_invariant() -> None:
 def test_a_planted_bug_is_found(bug: str) -> None:
     with bugs.PLANTED[bug]():
         assert any(run(seed).violations for seed in range(1, SEEDS_TO_FIND_A_BUG_MAX + 1))
+
+
+def test_two_faults_may_strike_at_the_same_step() -> None:
+    loop, struck = SimLoop(), []
+
+    async def main() -> None:
+        for fault in ("one", "another"):
+            loop.at_step(loop.steps + 3, lambda fault=fault: struck.append(fault))
+        await asyncio.sleep(1)
+        await asyncio.sleep(1)
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert struck == ["one", "another"]
 
 
 def test_a_seed_repeats_exactly() -> None:
