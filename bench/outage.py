@@ -127,6 +127,8 @@ async def catch_up(directory: Path, outage: Outage) -> list[Figure]:
             took_s = time.monotonic() - began_s
             probes.stop()
             await probing
+        # A probe is seen when its row is there; the ledger follows.
+        await until(lambda: not any(row.uncommitted for row in fetch(client)), "the ledger covers all")
         accounted = await asyncio.to_thread(fetch, client)
         client.close()
     assert all(row.identity_holds for row in accounted)

@@ -339,7 +339,7 @@ def stopped(server: Server) -> Iterator[None]:
 
 def test_a_clickhouse_that_hangs_fills_the_trunk_and_not_the_workers_memory(rig: Rig) -> None:
     """What comes meanwhile is four times the limit as it is sent, and ten times when decoded."""
-    rows, batches, buffer_bytes = 20_000, 20, 4 * 1024 * 1024
+    rows, batches, buffer_bytes = 20_000, 24, 4 * 1024 * 1024
     limits = f"commit = {{age_s_max = 0.05, rows_max = {2 * rows}, buffer_bytes_max = {buffer_bytes}}}"
 
     async def run() -> None:
