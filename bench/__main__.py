@@ -77,7 +77,8 @@ def main() -> None:
         shown.add_column(heading, justify="right" if heading == "figure" else "left", overflow="fold")
     for figure in figures:
         shown.add_row(figure.what, figure.shown, figure.budget, figure.verdict)
-    console.print(shown)
+    if figures:
+        console.print(shown)
     given.out.write_text(
         json.dumps({"machine": machine, "figures": [figure.as_dict() for figure in figures]}, indent=1)
     )

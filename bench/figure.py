@@ -64,7 +64,7 @@ class Table:
         for heading in self.headings:
             shown.add_column(heading, justify="right", overflow="fold")
         for row in self.rows:
-            shown.add_row(*(cell if isinstance(cell, str) else f"{cell:,.6g}" for cell in row))
+            shown.add_row(*map(_cell, row))
         return shown
 
     def keep(self, path: Path, machine: str) -> None:
@@ -73,3 +73,9 @@ class Table:
         rows = [dict(zip(self.headings, row, strict=True)) for row in self.rows]
         tables[self.name] = {"title": self.title, "machine": machine, "rows": rows}
         path.write_text(json.dumps(tables, indent=1))
+
+
+def _cell(cell: float | str) -> str:
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,.0f}" if abs(cell) >= 10_000 else f"{cell:,.5g}"

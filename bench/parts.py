@@ -35,6 +35,12 @@ def stack(directory: Path, ports: Ports, *, gateway_toml: str = "", ingest_toml:
     )
 
 
+def mark(pipeline: Stack) -> int:
+    """Up to which seq the agent has a receipt."""
+    status = pipeline.spool_status()
+    return status.mark if status else 0
+
+
 @contextlib.asynccontextmanager
 async def connected(port: int, client_id: str, **options: object) -> AsyncIterator[Connection]:
     """A connection that receives nothing."""

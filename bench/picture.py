@@ -33,19 +33,34 @@ def label(panel: Axes, title: str, x: str = "", y: str = "") -> None:
     panel.set_ylabel(y, fontsize=9, color=TEXT)
 
 
-def lines(
-    panel: Axes, x: Sequence[float], named: dict[str, Sequence[float]], *, marker: str = "", log: str = ""
-) -> None:
-    """Lines over the same x, with a legend if there are several. log: the logarithmic axes, of "xy"; else from 0 up."""
+def lines(panel: Axes, x: Sequence[float], named: dict[str, Sequence[float]]) -> None:
+    """Lines over the same x, from 0 up, with a legend if there are several."""
     for (name, y), colour in zip(named.items(), COLOURS, strict=False):
-        panel.plot(x, y, linewidth=1.4, label=name, color=colour, marker=marker, markersize=4)
+        panel.plot(x, y, linewidth=1.4, label=name, color=colour)
+    panel.set_ylim(bottom=0)
+    _legend(panel)
+
+
+def curves(
+    panel: Axes, rows: Sequence[Sequence[float | str]], columns: dict[str, int], *, log: str = "x", colour: int = 0
+) -> None:
+    """Columns of a table over its first one, by name; cells that are no numbers are left out. log: which axes are."""
+    for number, (name, at) in enumerate(columns.items(), colour):
+        points = [(row[0], row[at]) for row in rows if not isinstance(row[at], str)]
+        panel.plot(
+            *zip(*points, strict=True), linewidth=1.4, label=name, color=COLOURS[number], marker="o", markersize=4
+        )
     if "x" in log:
         panel.set_xscale("log")
     if "y" in log:
         panel.set_yscale("log")
     else:
         panel.set_ylim(bottom=0)
-    if len(named) > 1:
+    _legend(panel)
+
+
+def _legend(panel: Axes) -> None:
+    if len(panel.get_lines()) > 1:
         panel.legend(fontsize=8, frameon=False)
 
 

@@ -27,7 +27,7 @@ import re, sys, time
 from edge_agent.config import Spool
 from edge_agent.spool import open_spool
 at_s = time.perf_counter()
-spool = open_spool(Spool(path=sys.argv[1], bytes_max=1 << 40, free_bytes_min=0), "g")
+spool = open_spool(Spool(path=sys.argv[1], bytes_max=1 << 40, free_bytes_min=0), sys.argv[2])
 first = spool.read(spool.mark, 10_000, 1 << 20)
 took_s = time.perf_counter() - at_s
 assert first is not None
@@ -70,12 +70,18 @@ def _large(path: Path) -> list[Figure]:
             for _ in range(50):
                 spool.append(columns, [])
         readings = spool.next_seq - 1
-    done = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=True)
-    took_s, memory_bytes = map(float, done.stdout.split())
+    took_s, memory_bytes = opening(path, "g")
     return [
         Figure(f"spool of 2 GB ({readings:,} readings), opened and the first batch read", took_s, "s"),
         Figure("the same, resident memory of the process", memory_bytes / 1e6, "MB", at_most=80),
     ]
+
+
+def opening(path: Path, gateway: str) -> tuple[float, float]:
+    """(seconds, bytes resident at most) of a process that opens a spool and reads its first batch."""
+    command = [sys.executable, "-c", OPEN, str(path), gateway]
+    took_s, memory_bytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return float(took_s), float(memory_bytes)
 
 
 def _series(spool: Spool) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.figure import Figure, Table
 from bench.parts import connected, cpu_s, publish_all, resident_mb, stack
-from bench.picture import label, lines, panels, save
+from bench.picture import curves, label, panels, save
 from broker_bridge import contract
 from broker_bridge.contract import Hello, Receipt
 from broker_bridge.mqtt.client import Connection, Messages, Options
@@ -128,10 +128,9 @@ def batches(gateways: int) -> list[tuple[str, bytes]]:
 
 
 def _draw(rows: list[list[float]], path: Path) -> None:
-    gateways = [row[0] for row in rows]
     canvas, found = panels(f"Gateways at one ingest worker, the same {BATCHES:,} batches of {ROWS} rows", 1, 4, (15, 4))
     what = (("Stored", 1, "rows/s"), ("Processor time of a batch", 2, "µs"), ("Ingest, resident memory", 4, "MB"))
     for panel, (title, at, unit) in zip(found, (*what, ("A new worker has taken over", 6, "s")), strict=True):
-        lines(panel, gateways, {"": [row[at] for row in rows]}, marker="o", log="x")
+        curves(panel, rows, {"": at})
         label(panel, title, "gateways", unit)
     save(canvas, path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.figure import Figure, Table
 from bench.latency import Probes
 from bench.parts import cpu_s, stack
-from bench.picture import label, lines, panels, save
+from bench.picture import curves, label, panels, save
 from bench.publisher import command
 from ingest.clickhouse.client import Client
 from proof.ports import free_ports
@@ -92,14 +92,12 @@ def _stored(client: Client) -> int:
 
 
 def _draw(rows: list[list[float]], path: Path) -> None:
-    rates = [row[0] for row in rows]
     canvas, (stored, late, cores) = panels("Messages of four readings per second", 1, 3, (13, 4))
-    both = {"published": [METRICS * rate for rate in rates], "stored": [row[1] for row in rows]}
-    lines(stored, rates, both, marker="o", log="xy")
+    curves(stored, rows, {"stored": 1}, log="xy")
+    curves(stored, [[row[0], METRICS * row[0]] for row in rows], {"published": 1}, log="xy", colour=5)
     label(stored, "What is stored", "messages/s", "readings/s")
-    lines(late, rates, {"p50": [row[2] for row in rows], "p99": [row[3] for row in rows]}, marker="o", log="x")
+    curves(late, rows, {"p50": 2, "p99": 3})
     label(late, "From publish to queryable", "messages/s", "ms")
-    named = {part: [row[5 + number] for row in rows] for number, part in enumerate(PARTS)}
-    lines(cores, rates, named, marker="o", log="x")
+    curves(cores, rows, {part: 5 + number for number, part in enumerate(PARTS)})
     label(cores, "Who takes the processor", "messages/s", "cores")
     save(canvas, path)

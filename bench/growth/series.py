@@ -11,12 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.figure import Figure, Table
-from bench.parts import cpu_s, resident_mb, stack, until
-from bench.picture import label, lines, panels, save
+from bench.parts import cpu_s, mark, resident_mb, stack, until
+from bench.picture import curves, label, panels, save
 from bench.publisher import command
 from ingest.clickhouse.client import Client
 from proof.ports import free_ports
-from proof.stack import Stack
 
 SERIES = (1_000, 10_000, 100_000, 1_000_000)
 METRICS, MESSAGES_MIN = 10, 20_000
@@ -54,7 +53,7 @@ async def _row(directory: Path, series: int) -> list[float]:
         options = {"devices": devices, "metrics": METRICS, "messages": messages}
         pipeline.add("publisher", command(pipeline.ports.mqtt, **options), restart=False).start()
         readings = messages * METRICS
-        await until(lambda: _mark(pipeline) == readings, "all is confirmed", 300)
+        await until(lambda: mark(pipeline) == readings, "all is confirmed", 300)
         took_s = time.perf_counter() - began_s
         agent_us, ingest_us = (1e6 * s / readings for s in (cpu_s(agent) - agent_s, cpu_s(ingest) - ingest_s))
         memory_mb = list(map(resident_mb, (agent, ingest, engine)))
@@ -68,11 +67,6 @@ async def _row(directory: Path, series: int) -> list[float]:
         start_s = time.perf_counter() - began_s
     sizes = (*memory_mb, agent_us, ingest_us, spool.bytes / 1e6, start_s, bytes_, query_ms)
     return [series, round(readings / took_s), *(round(number, 2) for number in sizes)]
-
-
-def _mark(pipeline: Stack) -> int:
-    status = pipeline.spool_status()
-    return status.mark if status else 0
 
 
 def _table(client: Client, readings: int) -> tuple[float, float]:
@@ -94,7 +88,6 @@ def _table(client: Client, readings: int) -> tuple[float, float]:
 
 
 def _draw(rows: list[list[float]], path: Path) -> None:
-    series = [row[0] for row in rows]
     canvas, found = panels("Series through the whole pipeline", 2, 3, (13, 7.5))
     each = (
         ("Resident memory", {"agent": 2, "ingest": 3, "ClickHouse": 4}, "MB"),
@@ -105,6 +98,6 @@ def _draw(rows: list[list[float]], path: Path) -> None:
         ("One series is read", {"": 10}, "ms"),
     )
     for panel, (title, named, unit) in zip(found, each, strict=True):
-        lines(panel, series, {name: [row[at] for row in rows] for name, at in named.items()}, marker="o", log="x")
+        curves(panel, rows, named)
         label(panel, title, "series", unit)
     save(canvas, path)
