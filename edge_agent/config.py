@@ -65,6 +65,7 @@ class Mqtt(Broker):
     """The MQTT collector: which topics of the device broker to subscribe to."""
 
     client_id: Name | None = None  # default: fieldline-<gateway>
+    version: Literal["auto", "5", "3.1.1"] = "auto"
     topics: Annotated[tuple[TopicFilter, ...], AfterValidator(_not_empty)] = ("devices/+/telemetry",)
     chunk_bytes_max: Annotated[int, Field(ge=4096)] = 4 * 1024 * 1024
 

@@ -1,13 +1,15 @@
-"""The decoding half of MQTT 3.1.1, client's side: what a broker sends, from bytes. Pure: no clock, no I/O.
+"""The decoding half of MQTT 3.1.1 and 5, client's side: what a broker sends, from bytes. Pure: no clock, no I/O.
 
 `Decoder.feed(data)` takes the byte stream in any cut and returns everything that is complete: PUBLISH packets
-as parallel lists (no object per message), PUBACK ids as a list, the rest as small tuples.
+as parallel lists (no object per message), PUBACK ids as a list, the rest as small tuples (`controls`).
+A PUBLISH's properties (MQTT 5) are skipped by their length: none has a meaning for us. The one that would, the
+topic alias, a broker may not use, because our CONNECT does not offer it (3.1.2.11.5).
 
-Limits: a PUBLISH longer than `packet_bytes_max` is never buffered. It is skipped while it streams in and,
-when it has ended, reported with the first `keep_bytes` of its payload and its true size, so that it can
-become a dead letter and be acknowledged; refusing it would make the broker redeliver it for ever. Any other
-packet of that length is an error. The cache of topics holds at most `TOPICS_MAX`. QoS 2 is an error: we
-never subscribe with it.
+Limits: of a PUBLISH longer than `packet_bytes_max` at most `keep_bytes` more are buffered. It is skipped while
+it streams in and, when it has ended, reported with the first `keep_bytes` of its payload and its true size, so
+that it can become a dead letter and be acknowledged; refusing it would make the broker redeliver it for ever.
+Any other packet of that length is an error. The cache of topics holds at most `TOPICS_MAX`. QoS 2 is an error:
+we never subscribe with it.
 
 A topic that MQTT forbids (not UTF-8, a null character, a wildcard) is taken, with what cannot be shown as
 backslash escapes. 1.5.3 would have us close the connection, but some brokers let such a topic in and would
@@ -17,39 +19,22 @@ send it again after every reconnect: one broken device would stop the gateway.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from telemetry.errors import FieldlineError
+from broker_bridge.mqtt import controls
+from broker_bridge.mqtt.controls import Control
+from broker_bridge.mqtt.packets import (
+    DUP,
+    PUBACK,
+    PUBLISH,
+    QOS_1,
+    QOS_BITS,
+    RETAIN,
+    ProtocolError,
+    Version,
+    check_packet_id,
+    decode_length,
+)
 
-PUBLISH, PUBACK = 0x30, 0x40
-CONNACK, SUBACK, UNSUBACK, PINGRESP = 0x20, 0x90, 0xB0, 0xD0
-DUP, QOS_1, QOS_BITS, RETAIN = 0x08, 0x02, 0x06, 0x01
-REFUSED = 0x80
-"""A SUBACK's return code for a filter that was not granted (3.9.3)."""
 TOPICS_MAX = 50_000
-
-
-class ProtocolError(FieldlineError):
-    """Bytes that MQTT 3.1.1 does not allow; the connection they came by must be closed (4.8)."""
-
-
-class Connack(NamedTuple):
-    session_present: bool
-    code: int
-
-
-class Suback(NamedTuple):
-    packet_id: int
-    codes: bytes
-
-
-class Unsuback(NamedTuple):
-    packet_id: int
-
-
-class Pingresp(NamedTuple):
-    pass
-
-
-Control = Connack | Suback | Unsuback | Pingresp
 
 
 @dataclass(slots=True)
@@ -90,13 +75,26 @@ class _Skipped(NamedTuple):
     payload_bytes: int
 
 
+class _Topics(dict[bytes, str]):
+    """Topics by their bytes, decoded once."""
+
+    def __missing__(self, raw: bytes) -> str:
+        topic = raw.decode(errors="backslashreplace").replace("\0", "\\x00")
+        if len(self) >= TOPICS_MAX:
+            self.clear()
+        self[raw] = topic
+        return topic
+
+
 class Decoder:
     """Incremental parser of what a broker sends. After a ProtocolError it must not be used any more."""
 
-    def __init__(self, packet_bytes_max: int, keep_bytes: int) -> None:
+    def __init__(self, packet_bytes_max: int, keep_bytes: int, version: Version = "3.1.1") -> None:
         self.packet_bytes_max = packet_bytes_max
         self.keep_bytes = keep_bytes
-        self._topics: dict[bytes, str] = {}
+        self._v5 = version == "5"
+        self._kinds, self._control = controls.KINDS[version]
+        self._topics = _Topics()
         self._parts: list[bytes] = []  # of the incomplete packet; joined once, when it is complete
         self._parts_bytes = 0
         self._need_bytes = 0
@@ -123,23 +121,30 @@ class Decoder:
         """The hot loop: QoS 1 messages and PUBACKs here, all else in `_other`. Returns the bytes consumed."""
         messages = received.messages
         topics, payloads, packet_ids = messages.topics, messages.payloads, messages.packet_ids
-        known, packet_bytes_max = self._topics, self.packet_bytes_max
+        known, packet_bytes_max, v5 = self._topics, self.packet_bytes_max, self._v5
         position, end = 0, len(data)
         while end - position >= 2:
             header, length, body = data[position], data[position + 1], position + 2
             if length > 127:
-                length, body = _remaining_length(data, position + 1)
-                if not body:
-                    break
+                if body < end and data[body] < 128:  # two digits, as it mostly is
+                    length += (data[body] << 7) - 128
+                    body += 1
+                else:
+                    length, body = decode_length(data, position + 1)
+                    if not body:
+                        break
             stop = body + length
             if header == PUBLISH | QOS_1 and length > 4 and stop <= end and stop - position <= packet_bytes_max:
                 topic_stop = body + 2 + (data[body] << 8 | data[body + 1])
-                if topic_stop + 2 > stop:
+                start = topic_stop + 2
+                if v5:
+                    short = start < stop and data[start] < 128
+                    start = start + 1 + data[start] if short else _behind_properties(data, start, stop)
+                if start > stop:
                     raise ProtocolError(_CUT_PUBLISH)
-                raw = data[body + 2 : topic_stop]
-                topics.append(known.get(raw) or self._topic(raw))
-                payloads.append(data[topic_stop + 2 : stop])
-                packet_ids.append(check_packet_id(data[topic_stop] << 8 | data[topic_stop + 1]))
+                topics.append(known[data[body + 2 : topic_stop]])
+                packet_ids.append(data[topic_stop] << 8 | data[topic_stop + 1] or check_packet_id(0))
+                payloads.append(data[start:stop])
             elif header == PUBACK and length == 2 and stop <= end:
                 received.pubacks.append(data[body] << 8 | data[body + 1])
             else:
@@ -156,33 +161,33 @@ class Decoder:
         publish = header & 0xF0 == PUBLISH
         if publish and stop - position > self.packet_bytes_max:
             return self._oversized(data, position, body, stop, received.messages)
-        if not publish and header not in _CONTROLS:
-            raise _unexpected(header, stop - body)
+        if not publish and header not in self._kinds:
+            raise controls.unexpected(header, stop - body)
         if stop - position > self.packet_bytes_max:
             raise ProtocolError(f"A packet of type {header >> 4} has {stop - position} bytes; only PUBLISH is long.")
         if stop > len(data):
             self._need_bytes = stop - position
             return 0
         if publish:
-            topic, packet_id, payload_start = self._publish_head(data, header, body, stop)
-            _append(received.messages, header, topic, packet_id, data[payload_start:stop])
+            topic, packet_id, start = self._publish_head(data, header, body, stop)
+            _append(received.messages, header, topic, packet_id, data[start:stop])
         else:
-            received.controls.append(_control(header, data[body:stop]))
+            received.controls.append(self._control(header, data[body:stop]))
         return stop
 
     def _oversized(self, data: bytes, position: int, body: int, stop: int, messages: Messages) -> int:
         """Keep the beginning of a long PUBLISH and arrange for the rest to be skipped."""
         end = len(data)
-        head_stop = body + 2
-        if head_stop <= end:
-            head_stop += (data[body] << 8 | data[body + 1]) + 2 + self.keep_bytes
-            head_stop = min(head_stop, stop)
-        if head_stop > end:
-            self._need_bytes = head_stop - position
+        kept_stop = body + 2
+        if kept_stop <= end:
+            head_stop = body + 2 + (data[body] << 8 | data[body + 1]) + 2 + 4  # topic, packet id, length of properties
+            kept_stop = min(max(head_stop, position + self.packet_bytes_max) + self.keep_bytes, stop)
+        if kept_stop > end:
+            self._need_bytes = kept_stop - position
             return 0
         header = data[position]
         topic, packet_id, start = self._publish_head(data, header, body, stop)
-        beginning = data[start : min(start + self.keep_bytes, head_stop)]
+        beginning = data[start : min(start + self.keep_bytes, kept_stop)]
         self._skipped = _Skipped(header, topic, packet_id, beginning, stop - start)
         self._skip_bytes = stop - position
         rest = self._skip(self._skipped, data[position:], messages)
@@ -199,7 +204,7 @@ class Decoder:
         return data[dropped:]
 
     def _publish_head(self, data: bytes, header: int, body: int, stop: int) -> tuple[str, int, int]:
-        """Topic, packet id and where the payload starts (3.3.2). The caller has that many bytes."""
+        """Topic, packet id and where the payload starts (3.3.2). The caller has the bytes of all but the properties."""
         qos = header & QOS_BITS
         if qos not in (0, QOS_1):
             raise ProtocolError(
@@ -212,48 +217,20 @@ class Decoder:
         start = topic_stop + 2 if qos else topic_stop
         if start > stop or stop - body < 2:
             raise ProtocolError(_CUT_PUBLISH)
-        raw = data[body + 2 : topic_stop]
+        topic = self._topics[data[body + 2 : topic_stop]]
         packet_id = check_packet_id(data[topic_stop] << 8 | data[topic_stop + 1]) if qos else 0
-        return self._topics.get(raw) or self._topic(raw), packet_id, start
-
-    def _topic(self, raw: bytes) -> str:
-        """Decode and remember a topic that is not yet known."""
-        topic = raw.decode(errors="backslashreplace").replace("\0", "\\x00")
-        if len(self._topics) >= TOPICS_MAX:
-            self._topics.clear()
-        self._topics[raw] = topic
-        return topic
+        return topic, packet_id, _behind_properties(data, start, stop) if self._v5 else start
 
 
-_CONTROLS = (PUBACK, CONNACK, SUBACK, UNSUBACK, PINGRESP)
-_CUT_PUBLISH = "A PUBLISH ends within its topic or packet id (MQTT 3.1.1, 3.3.2)."
+def _behind_properties(data: bytes, start: int, stop: int) -> int:
+    """Where the payload of a PUBLISH of MQTT 5 starts; the length of its properties is at `start`."""
+    length, begin = decode_length(data, start)
+    if not begin or begin + length > stop:
+        raise ProtocolError(_CUT_PUBLISH)
+    return begin + length
 
 
-def check_topic(topic: str) -> None:
-    """Raise ProtocolError unless one can publish to `topic` (1.5.3, 3.3.2.1, 4.7.3)."""
-    if not topic or "\0" in topic or "+" in topic or "#" in topic:
-        raise ProtocolError(
-            f"The topic {topic[:80]!r} cannot be published to: it is empty or has a null character, + or # "
-            "(MQTT 3.1.1, 4.7.3)."
-        )
-
-
-def _remaining_length(data: bytes, start: int) -> tuple[int, int]:
-    """The number at `start` and the position behind it, or (0, 0) when bytes are missing (2.2.3)."""
-    length = 0
-    for index, byte in enumerate(data[start : start + 4]):
-        length |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return length, start + index + 1
-    if len(data) - start >= 4:
-        raise ProtocolError("A packet's remaining length has more than 4 bytes (MQTT 3.1.1, 2.2.3).")
-    return 0, 0
-
-
-def check_packet_id(value: int) -> int:
-    if not value:
-        raise ProtocolError("A packet that must be acknowledged has packet id 0 (MQTT 3.1.1, 2.3.1).")
-    return value
+_CUT_PUBLISH = "A PUBLISH ends within its topic, packet id or properties (MQTT 3.1.1, 3.3.2)."
 
 
 def _append(messages: Messages, header: int, topic: str, packet_id: int, payload: bytes) -> None:
@@ -265,24 +242,3 @@ def _append(messages: Messages, header: int, topic: str, packet_id: int, payload
     messages.topics.append(topic)
     messages.payloads.append(payload)
     messages.packet_ids.append(packet_id)
-
-
-def _control(header: int, body: bytes) -> Control:
-    """Every other packet that a server may send. Raises ProtocolError."""
-    match header, len(body):
-        case 0x20, 2 if body[0] <= 1:
-            return Connack(bool(body[0]), body[1])
-        case 0x90, length if length >= 3:
-            return Suback(body[0] << 8 | body[1], body[2:])
-        case 0xB0, 2:
-            return Unsuback(body[0] << 8 | body[1])
-        case 0xD0, 0:
-            return Pingresp()
-    raise _unexpected(header, len(body))
-
-
-def _unexpected(header: int, length: int) -> ProtocolError:
-    return ProtocolError(
-        f"A packet of type {header >> 4} with flags {header & 15} and {length} bytes is not one a broker "
-        "may send here (MQTT 3.1.1, 2.2). Check that the port speaks MQTT 3.1.1."
-    )

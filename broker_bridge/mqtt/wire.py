@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from broker_bridge.mqtt import encode
-from broker_bridge.mqtt.codec import Decoder, ProtocolError, Received
+from broker_bridge.mqtt.codec import Decoder, Received
+from broker_bridge.mqtt.packets import ProtocolError
 
 CLOSE_S_MAX = 2.0
 """How long `close` waits for the broker to take DISCONNECT before the connection is reset."""

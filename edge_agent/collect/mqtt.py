@@ -7,18 +7,34 @@ While `deliver` blocks, at most about `chunk_bytes_max` bytes of messages wait, 
 the broker keeps the rest. Keys are 0 for QoS 0, else (CRC-32 of topic and payload) << 16 | packet id.
 
 A retained message in a resumed session without DUP is what the broker repeats because of our SUBSCRIBE
-(3.8.4): this session had it before, so it is acknowledged and not delivered.
+(3.8.4): this session had it before, so it is acknowledged and not delivered. With MQTT 5 the broker is told
+not to repeat it.
+
+With the version "auto" each connection is tried with MQTT 5, and at once with 3.1.1 when the broker does not
+answer that. MQTT 5 is worth it for what the broker then says when it refuses something, and because we may
+tell it how many messages to send before the first is acknowledged: RECEIVE_MAX.
 """
 
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from zlib import crc32
 
-from broker_bridge.mqtt.client import ConnectError, Connection, ConnectionLostError, Options, SubscribeError
-from broker_bridge.mqtt.codec import Messages, ProtocolError
+from broker_bridge.mqtt import sentences
+from broker_bridge.mqtt.client import (
+    SESSION_S_MAX,
+    ConnectError,
+    Connection,
+    ConnectionLostError,
+    Messages,
+    Options,
+    ProtocolError,
+    SubscribeError,
+    VersionError,
+)
 from edge_agent import config
 from telemetry.backoff import Backoff
 from telemetry.clock import Clock
@@ -36,6 +52,8 @@ naming beside the commit's. It is not a pause for an idle connection: the first 
 MESSAGE_BYTES = 128
 """What a waiting message costs beside its payload, roughly."""
 TOPICS_MAX = 50_000
+RECEIVE_MAX = 8_192
+"""Half of what the spool's journal remembers, so that whatever a broker sends again is recognised."""
 
 
 class MqttCollector:
@@ -81,6 +99,7 @@ class MqttCollector:
             clean_session=False,
             packet_bytes_max=self._packet_bytes_max,
             keep_bytes=self._keep_bytes,
+            receive_max=RECEIVE_MAX,
         )
         backoff = Backoff(RETRY_S_MIN, RETRY_S_MAX)
         while True:
@@ -91,7 +110,7 @@ class MqttCollector:
         """One connection's life; returns why it ended."""
         arrivals = Arrivals(self._clock, self._settings.chunk_bytes_max)
         try:
-            connection = await Connection.open(options, arrivals.add)
+            connection = await self._opened(options, arrivals)
         except (ConnectError, ProtocolError) as error:
             return str(error)
         self._arrivals = arrivals
@@ -108,6 +127,15 @@ class MqttCollector:
             backoff.reset()
         return reason
 
+    async def _opened(self, options: Options, arrivals: "Arrivals") -> Connection:
+        """Connect with the version that is set, or with the best that the broker has."""
+        version = self._settings.version
+        if version == "auto":
+            with suppress(VersionError):
+                return await Connection.open(replace(options, version="5"), arrivals.add)
+            version = "3.1.1"
+        return await Connection.open(replace(options, version=version), arrivals.add)
+
     async def _subscribed(self, connection: Connection) -> str:
         """Subscribe, then wait for the end; returns why it came."""
         try:
@@ -116,10 +144,13 @@ class MqttCollector:
             return str(error)
         session = "resumed session" if connection.session_present else "new session"
         self._trouble = ""
-        log.info("%s: connected as %s, %s.", connection.options.peer, self._client_id, session)
+        options = connection.options
+        log.info("%s: connected as %s, %s, MQTT %s.", options.peer, self._client_id, session, options.version)
+        if connection.session_s < SESSION_S_MAX:
+            log.warning("%s", sentences.session_is_short(options, connection.session_s))
         for topic, qos in zip(self._settings.topics, granted, strict=True):
             if qos == 0:
-                log.warning("%s grants %s only with QoS 0: losses are possible.", connection.options.peer, topic)
+                log.warning("%s grants %s only with QoS 0: losses are possible.", options.peer, topic)
         return await connection.closed
 
     def _say(self, reason: str) -> None:
@@ -178,7 +209,7 @@ class Arrivals:
             received_at_ms, messages, size = self._waiting.popleft()
             unsettled = _Unsettled(messages.packet_ids)
             self._unsettled.append(unsettled)
-            if messages.retained and connection.session_present:
+            if messages.retained and connection.session_present and connection.options.version != "5":
                 messages = _without_repetitions(messages)
             chunk = self._chunk(received_at_ms, messages)
             if chunk.topics:

@@ -1,4 +1,7 @@
-"""The MQTT collector on Mosquitto and on the embedded broker, fed by a foreign client (paho)."""
+"""The MQTT collector on Mosquitto and on the embedded broker, fed by a foreign client (paho).
+
+Every test runs with MQTT 3.1.1 and with 5. The embedded broker has only 3.1.1: there the version is found out.
+"""
 
 import asyncio
 import logging
@@ -25,10 +28,18 @@ from telemetry.errors import ConfigError
 from tests.brokers import HOST, Broker, embedded, eventually, free_port, make_authority, mosquitto, wait_until
 
 KINDS = {"mosquitto": mosquitto, "embedded": embedded}
+version = "auto"
+
+
+@pytest.fixture(params=["3.1.1", "5"], autouse=True)
+def _version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.version", request.param)
 
 
 @pytest.fixture(params=list(KINDS))
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+def broker(_version: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    if request.param == "embedded" and version == "5":
+        monkeypatch.setattr(f"{__name__}.version", "auto")
     with KINDS[request.param]() as running:
         yield running
 
@@ -67,7 +78,7 @@ class Sink:
 
 
 def make(port: int, limits: dict[str, int] | None = None, **settings: object) -> MqttCollector:
-    config = Mqtt.model_validate({"host": HOST, "port": port, "keepalive_s": 5} | settings)
+    config = Mqtt.model_validate({"host": HOST, "port": port, "keepalive_s": 5, "version": version} | settings)
     return MqttCollector(config, "gate", SystemClock(), **(limits or {}))
 
 
@@ -159,7 +170,7 @@ from telemetry.clock import SystemClock
 async def deliver(delivery):
     for key, payload in zip(delivery.payload.keys, delivery.payload.payloads):
         print(key, payload.decode(), flush=True)
-collector = MqttCollector(Mqtt(port=int(sys.argv[1])), "gate", SystemClock())
+collector = MqttCollector(Mqtt(port=int(sys.argv[1]), version=sys.argv[2]), "gate", SystemClock())
 asyncio.run(collector.run(deliver))
 """
 
@@ -168,7 +179,7 @@ def test_after_sigkill_mosquitto_redelivers_with_dup_and_the_same_keys() -> None
     with mosquitto() as broker:
         publish(broker.port)  # it answers
         process = subprocess.Popen(
-            [sys.executable, "-c", CRASHING, str(broker.port)],
+            [sys.executable, "-c", CRASHING, str(broker.port), version],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],

@@ -13,23 +13,32 @@ from pathlib import Path
 import pytest
 
 from broker_bridge.mqtt.client import (
+    SESSION_S_MAX,
     ConnectError,
     Connection,
     ConnectionLostError,
     Messages,
     Options,
+    ProtocolError,
+    PublishError,
     SubscribeError,
+    VersionError,
 )
-from broker_bridge.mqtt.codec import ProtocolError
 from tests.brokers import Broker, embedded, eventually, free_port, make_authority, mosquitto
 
 HOST = "127.0.0.1"
 
 
-@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
+DEFAULTS: dict[str, object] = {}
+"""Options of every connection that does not say otherwise."""
+
+
+@pytest.fixture(scope="module", params=["mosquitto", "mosquitto with MQTT 5", "embedded"])
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    with (mosquitto if request.param == "mosquitto" else embedded)() as running:
+    DEFAULTS["version"] = "5" if "5" in request.param else "3.1.1"
+    with (embedded if request.param == "embedded" else mosquitto)() as running:
         yield running
+    DEFAULTS.clear()
 
 
 class Inbox:
@@ -54,7 +63,7 @@ async def connected(
     port: int, client_id: str, inbox: Callable[[Messages, Connection], None] | None = None, **options: object
 ) -> AsyncIterator[Connection]:
     connection = await Connection.open(
-        Options(HOST, port, client_id, **options),  # type: ignore[arg-type]
+        Options(HOST, port, client_id, **DEFAULTS | options),  # type: ignore[arg-type]
         inbox or Inbox(),
     )
     try:
@@ -364,3 +373,125 @@ def test_tls_and_what_can_be_wrong_with_it(tmp_path: Path) -> None:
 
     with mosquitto(tmp_path, tls=authority) as broker, mosquitto(tmp_path) as plain:
         asyncio.run(scenario(broker.port, plain.port))
+
+
+ACCEPTED_5 = b"\x20\x03\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    ("packet", "sentence", "kind"),
+    [
+        ("20 03 00 86 00", "refuses the connection: the username or password is wrong. Check", ConnectError),
+        ("20 03 00 85 00", "refuses .*: it does not accept the client id 'me'. Choose another", ConnectError),
+        ("20 03 00 84 00", "refuses .*: it does not speak MQTT 5. Set version to 3.1.1", VersionError),
+        ("20 02 00 01", "does not speak MQTT 3.1.1. Enable that version", VersionError),
+        ("20 03 00 c7 00", "refuses the connection: the unknown reason 0xc7. See its log", ConnectError),
+        (
+            "20 08 00 97 05 1f 00 02 6e 6f",
+            r"refuses .*: a quota is exceeded. Raise it there. It says: 'no'\.$",
+            ConnectError,
+        ),
+    ],
+)
+def test_reason_codes_of_a_refused_connection_are_sentences(packet: str, sentence: str, kind: type) -> None:
+    async def scenario() -> None:
+        async with server(answers(bytes.fromhex(packet))) as port:
+            with pytest.raises(ConnectError, match=rf"The MQTT broker 127\.0\.0\.1:{port} {sentence}") as caught:
+                await Connection.open(Options(HOST, port, "me", version="5"), Inbox())
+            assert type(caught.value) is kind
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("packet", "sentence"),
+    [
+        ("e0 01 8e", "ended the connection: another client connected as 'me'. Give each its own client_id."),
+        (
+            "e0 07 8b 05 1f 00 02 6e 6f",
+            "ended the connection: it is shutting down. It will be tried again. It says: 'no'.",
+        ),
+        ("e0 00", "closed the connection."),
+        (
+            "e0 09 9c 07 1c 00 04 68 6f 73 74",
+            "ended the connection: another server is to be used for now. Change host. The other one is 'host'.",
+        ),
+    ],
+)
+def test_why_the_broker_ends_a_connection_is_a_sentence(packet: str, sentence: str) -> None:
+    async def scenario() -> None:
+        talk = answers(ACCEPTED_5, bytes.fromhex(packet))
+        async with server(talk) as port, connected(port, "me", version="5") as connection:
+            await connection.publish("t", b"", qos=0)
+            assert await connection.closed == f"The MQTT broker 127.0.0.1:{port} {sentence}"
+
+    asyncio.run(scenario())
+
+
+def test_a_second_client_of_the_same_name_is_told_to_the_first() -> None:
+    async def scenario(port: int) -> None:
+        async with connected(port, "twin", version="5") as first, connected(port, "twin", version="5"):
+            assert re.search("another client connected as 'twin'|closed the connection", await first.closed)
+
+    with mosquitto() as broker:
+        asyncio.run(scenario(broker.port))
+
+
+def test_a_refused_filter_and_a_refused_message_say_why() -> None:
+    async def scenario() -> None:
+        talk = answers(ACCEPTED_5, b"\x90\x05\x00\x01\x00\x01\xa2", bytes.fromhex("40 09 00 02 97 05 1f 00 02 6e 6f"))
+        async with server(talk) as port, connected(port, "me", version="5", inflight_max=1) as connection:
+            with pytest.raises(SubscribeError, match=r"subscription to some/#: it has no subscriptions with wildcards"):
+                await connection.subscribe(["one", "some/#"])
+            with pytest.raises(PublishError, match=r"refuses a message: a quota is exceeded. .* It says: 'no'\.$"):
+                await connection.publish("t", b"")
+            assert not connection._places.locked()
+            connection._wire.fail("enough")
+
+    asyncio.run(scenario())
+
+
+def test_what_the_broker_grants_takes_effect() -> None:
+    limits = "11 00 00 00 3c 13 00 01 21 00 02 27 00 00 01 00"  # expiry 60 s, keepalive 1 s, 2 at a time, 256 bytes
+    pings = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal pings
+        await reader.read(4096)
+        writer.write(bytes.fromhex(f"20 13 00 00 10 {limits}"))
+        while data := await reader.read(4096):
+            pings += data.count(b"\xc0\x00")
+            writer.write(b"\xd0\x00")
+
+    async def scenario() -> None:
+        async with server(talk) as port, connected(port, "me", version="5", keepalive_s=60) as connection:
+            assert connection.session_s == 60
+            with pytest.raises(ProtocolError, match=r"a packet of 3\d\d bytes, .* takes 256. Raise its limit"):
+                await connection.publish("t", bytes(300))
+            waiting = [asyncio.create_task(connection.publish("t", b"")) for _ in range(3)]
+            await eventually(lambda: len(connection._pubacks) == 2, "two are on their way, and not three")
+            await eventually(lambda: pings >= 2, "it keeps the connection alive as the broker wants it")
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            connection._wire.fail("enough")
+
+    asyncio.run(scenario())
+
+
+def test_mosquitto_sends_as_much_at_a_time_as_mqtt_5_allows() -> None:
+    async def scenario(port: int) -> None:
+        for version, receive_max, expected in (("5", 300, 300), ("3.1.1", 300, 20)):
+            inbox = Inbox(acknowledge=False)
+            options = {"version": version, "clean_session": False, "receive_max": receive_max}
+            async with connected(port, f"in-{version}", inbox, **options) as consumer:
+                assert consumer.session_s == SESSION_S_MAX
+                await consumer.subscribe(["full"])
+                async with connected(port, "out") as producer:
+                    for _ in range(400):
+                        await producer.publish("full", b"")
+                await eventually(lambda: len(inbox.topics) == expected, f"{expected} messages")  # noqa: B023
+            assert len(inbox.topics) == expected
+
+    with mosquitto(inflight_max=20) as broker:
+        asyncio.run(scenario(broker.port))
