@@ -181,9 +181,9 @@ def test_it_starts_on_a_machine_without_any_network(tmp_path: Path) -> None:
     path = config(tmp_path, "[mqtt]\nhost = 'broker.example'\n[coap]")
     with agent(path, str(UNSHARE), "-rn") as running:
         wait_until(running.runs, "the agent runs")
-        text = fieldline("edge", "spool", "-c", path).out
-        assert "  coap     CoAP: listening on 0.0.0.0 port 5683" in text
-        assert "broker.example" in text
+        listens = "  coap     CoAP: listening on 0.0.0.0 port 5683"
+        wait_until(lambda: listens in fieldline("edge", "spool", "-c", path).out, "it listens for CoAP")
+        assert "broker.example" in fieldline("edge", "spool", "-c", path).out
         running.ends(signal.SIGTERM)
 
 
