@@ -172,10 +172,11 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(rig: Rig) -> None:
     worker = rig.make_worker(QUICK)
 
     async def killer() -> None:
-        for _ in range(5):
+        for number in range(5):
             before = count(rig)
             worker.start()
-            await more_than(rig, before)
+            await eventually(lambda n=number: worker.said.count("owns partitions") > n, "it owns the partitions")
+            await more_than(rig, before)  # perhaps what its predecessor had sent
             await asyncio.sleep(0.3 * chance.random() ** 3)  # the moment is the test's subject
             kill(worker)
         worker.start()
