@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, collect, ingest, latency, outage, spool, workers
+from bench import agent, collect, ingest, latency, outage, spool, wire, workers
 from bench.figure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "workers": workers.run,
     "collect": collect.run,
     "agent": agent.run,
+    "wire": wire.run,
     "latency": latency.run,
     "spool": spool.run,
     "outage": outage.run,
