@@ -1,17 +1,20 @@
-"""The agent's cost: bytes on the trunk per reading (wind-turbine replay), and memory at 1,000 devices."""
+"""The agent's cost: bytes on the trunk per reading and per small batch, and memory at 1,000 devices."""
 
 import asyncio
-import csv
 import json
-from datetime import datetime
+import statistics
 from pathlib import Path
 
 from bench.figure import Figure
 from bench.parts import StandInCloud, connected, publish_all, resident_mb, stack, until
+from bench.samples import DEVICES, FLEET_METRICS, PERIOD_MS, Sample, fleet, fleet_messages, replay
+from edge_agent.config import Uplink
 from proof.ports import free_ports
+from telemetry.columns import Columns
+from telemetry.wire import Dictionary, Header, encode
 
-SAMPLE = Path(__file__).parent.parent / "data" / "la_haute_borne" / "2015-03.csv"
-DEVICES, MESSAGES_PER_DEVICE = 1000, 30
+MEMORY_DEVICES, MESSAGES_PER_DEVICE = 1000, 30
+SMALL_BATCHES = 20
 
 
 def run(directory: Path) -> list[Figure]:
@@ -19,12 +22,16 @@ def run(directory: Path) -> list[Figure]:
 
 
 async def _run(directory: Path) -> list[Figure]:
-    turbines, fleet = directory / "turbines", directory / "fleet"
-    return [*await _bytes_per_reading(turbines), *await _memory(fleet)]
+    return [
+        *await _turbine_bytes(directory / "turbines"),
+        *await asyncio.to_thread(_fleet_bytes),
+        *await _small_batches(directory / "small"),
+        *await _memory(directory / "fleet"),
+    ]
 
 
-async def _bytes_per_reading(directory: Path) -> list[Figure]:
-    messages, readings = replay(SAMPLE)
+async def _turbine_bytes(directory: Path) -> list[Figure]:
+    messages, readings = replay()
     pipeline = stack(directory, free_ports())
     cloud = StandInCloud()
     async with (
@@ -41,27 +48,58 @@ async def _bytes_per_reading(directory: Path) -> list[Figure]:
             "uplink, bytes per reading (wind turbines, replayed at full speed)",
             cloud.wire_bytes / cloud.records,
             "B",
-            at_most=5,
+            at_most=3,
         ),
         Figure("the same readings as the devices' JSON", json_bytes, "B"),
     ]
 
 
-def replay(path: Path) -> tuple[list[tuple[str, bytes]], int]:
-    """The sample's rows as MQTT messages, and the number of readings in them."""
-    messages, readings = [], 0
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            ts = int(datetime.fromisoformat(row["Date_time"]).timestamp() * 1000)
-            values = {
-                name: float(cell) if cell else None
-                for name, cell in row.items()
-                if name not in ("Wind_turbine_name", "Date_time")
-            }
-            readings += sum(value is not None for value in values.values())
-            topic = f"devices/{row['Wind_turbine_name']}/telemetry"
-            messages.append((topic, json.dumps({"ts": ts} | values).encode()))
-    return messages, readings
+def _fleet_bytes() -> list[Figure]:
+    """The synthetic fleet, encoded in this process: its times of arrival are part of what is measured."""
+    sample, messages = fleet(), fleet_messages()
+    readings = len(sample.columns)
+    live_ms = int(Uplink().batch_age_s_max * 1000)
+    backlog = _encoded(sample, sample.batches(Uplink().batch_rows_max))
+    live = _encoded(sample, sample.live_batches(live_ms))
+    json_bytes = sum(len(message.payload) for message in messages)
+    what = f"{DEVICES} devices, {FLEET_METRICS} metrics with 2 decimals every {PERIOD_MS // 1000} s"
+    return [
+        Figure(f"uplink, bytes per reading ({what}; a backlog)", backlog / readings, "B", at_most=3),
+        Figure(f"the same, live, a batch every {live_ms} ms", live / readings, "B"),
+        Figure("the same readings as the devices' JSON", json_bytes / readings, "B"),
+    ]
+
+
+def _encoded(sample: Sample, batches: list[tuple[Header, Columns]]) -> int:
+    """Bytes of all batches over one connection."""
+    dictionary = Dictionary()
+    return sum(len(encode(header, columns, sample.series.__getitem__, dictionary)) for header, columns in batches)
+
+
+async def _small_batches(directory: Path) -> list[Figure]:
+    """One message at a time, the next when it has come up the trunk."""
+    pipeline = stack(directory, free_ports())
+    cloud = StandInCloud()
+    sent = [message for message in fleet_messages() if message.topic.endswith("dev-00000/telemetry")]
+    batch_bytes = []
+    async with (
+        pipeline.running(["device-broker", "trunk-broker"]),
+        cloud.running(pipeline.ports.trunk),
+    ):
+        await pipeline.start("edge")
+        async with connected(pipeline.ports.mqtt, "bench-devices") as device:
+            for number, (_, topic, payload) in enumerate(sent[:SMALL_BATCHES], start=1):
+                before = cloud.wire_bytes
+                await device.publish(topic, payload)
+                await until(lambda n=number: cloud.records == n * FLEET_METRICS, "the message came up the trunk")
+                batch_bytes.append(cloud.wire_bytes - before)
+    json_bytes = statistics.mean(len(message.payload) for message in sent[:SMALL_BATCHES])
+    later = statistics.mean(batch_bytes[1:])
+    return [
+        Figure("uplink, a batch of one message of 4 readings", later, "B"),
+        Figure("the same against the device's JSON", later / json_bytes, "", at_most=0.7),
+        Figure("the first of a connection, which defines its series", batch_bytes[0], "B"),
+    ]
 
 
 async def _memory(directory: Path) -> list[Figure]:
@@ -73,7 +111,7 @@ async def _memory(directory: Path) -> list[Figure]:
             json.dumps({"ts": 1_750_000_000_000 + i * 1000, "temperature": 20 + i / 10, "humidity": 40.5 + i}).encode(),
         )
         for i in range(MESSAGES_PER_DEVICE)
-        for device in range(DEVICES)
+        for device in range(MEMORY_DEVICES)
     ]
     async with (
         pipeline.running(["device-broker", "trunk-broker"]),
@@ -86,6 +124,6 @@ async def _memory(directory: Path) -> list[Figure]:
             await publish_all(devices, messages)
         await until(lambda: cloud.records >= 2 * len(messages), "all readings came up the trunk")
         return [
-            Figure(f"agent, resident memory with {DEVICES:,} devices", resident_mb(pid), "MB", at_most=80),
+            Figure(f"agent, resident memory with {MEMORY_DEVICES:,} devices", resident_mb(pid), "MB", at_most=80),
             Figure("agent, resident memory after its start", at_start, "MB"),
         ]

@@ -31,7 +31,7 @@ from proof.stack import GATEWAY, Stack
 from telemetry.clock import SystemClock
 from telemetry.columns import Columns, Series
 
-COMMIT_BYTES, READING_BYTES = 75, 13
+COMMIT_BYTES, READING_BYTES = 64, 10.5
 """What a spool takes on disk, for a commit and for each reading in it, as long as it has few (docs/spool.md)."""
 JOURNAL_BYTES = 35
 """And for each of the last commits, whose messages it can still recognise."""
@@ -60,7 +60,7 @@ class Outage:
     def bytes_predicted(self) -> int:
         commits = self.messages // self.commit_messages
         journal = min(commits, JOURNAL_KEYS_MAX) * JOURNAL_BYTES
-        return commits * COMMIT_BYTES + self.readings * READING_BYTES + journal
+        return round(commits * COMMIT_BYTES + self.readings * READING_BYTES + journal)
 
     def fill(self, path: Path, gateway: str) -> None:
         """A spool with all of it, that ends now. Its commits are not synced one by one: that takes hours."""

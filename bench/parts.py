@@ -11,6 +11,7 @@ from broker_bridge import contract
 from broker_bridge.contract import Receipt
 from broker_bridge.mqtt.client import Connection, Messages, Options
 from ingest.decode import decode
+from ingest.dictionaries import Dictionaries
 from proof.ports import Ports
 from proof.stack import Stack, embedded_broker, mosquitto, mosquitto_broker
 from telemetry.ranges import SeqRanges
@@ -73,6 +74,7 @@ class StandInCloud:
     def __init__(self) -> None:
         self.wire_bytes = 0
         self.records = 0
+        self._dictionaries = Dictionaries()
         self._committed: dict[tuple[str, str], SeqRanges] = {}
         self._connection: Connection | None = None
         self._answers: set[asyncio.Task[None]] = set()
@@ -93,7 +95,7 @@ class StandInCloud:
             if kind == "hello":
                 epoch = contract.Hello.decode(payload).epoch
             elif kind == "batch":
-                header = decode(payload, gateway).header
+                header = decode(payload, gateway, self._dictionaries).header
                 epoch = header.epoch
                 self.wire_bytes += len(payload)
                 self.records += header.count

@@ -61,6 +61,8 @@ def decompressed(frame: bytes) -> bytes:
         raise WireError(f"the batch is not a zstd frame: {error}") from error
     if not decompressor.eof:
         raise WireError(f"the batch is truncated, or longer than {PLAIN_BYTES_MAX} bytes when decompressed")
+    if decompressor.unused_data:
+        raise WireError(f"the batch has {len(decompressor.unused_data)} bytes behind its zstd frame")
     return plain
 
 

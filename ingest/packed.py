@@ -1,8 +1,7 @@
-"""Batches of format 2, as `telemetry.wire` and `telemetry.packing` have it, read with NumPy.
+"""Batches of format 2, as `telemetry.wire` has it.
 
-Every count is checked against what is left of the batch, or against the number of its records, before memory is taken
-for it. Sums wrap at 64 bits, as the differences did when they were made: there is no overflow, and no value that comes
-of it which a sender could not have sent as it is.
+Every count is checked against what is left of the batch (ingest.reader), or against the number of its records, before
+memory is taken for it. Values are divided as float64: whatever the integers are, it is some float64 that comes out.
 """
 
 import zlib
@@ -12,11 +11,12 @@ import numpy.typing as npt
 
 from ingest.batch import SERIES_ID_MAX, Batch, Ints, check_names, checked, decompressed, loss_batch
 from ingest.dictionaries import Dictionaries
+from ingest.reader import Reader
 from telemetry.columns import DEAD, DeadLetter, Series
-from telemetry.decimals import DIGITS_MAX
+from telemetry.decimals import DIGITS_MAX, NAN_BITS
 from telemetry.errors import WireError
-from telemetry.packing import DELTA, FORM, GROUPED, PLAIN, PLANES_MAX, RELATIVE, SAME
-from telemetry.wire import DICTIONARY, HEX, LOSS, NAN_BITS, ZSTD, Header
+from telemetry.packing import GROUPED, RELATIVE
+from telemetry.wire import DICTIONARY, HEX, LOSS, ZSTD, Header
 
 RECORD_BYTES = 29
 """Of one record in a Batch, without texts and dead letters."""
@@ -24,7 +24,6 @@ RECORD_BYTES = 29
 _HEAD_BYTES = 5
 _DICTIONARY_BYTES, _EPOCH_BYTES = 4, 8
 _POWERS = np.array([10.0**digits for digits in range(DIGITS_MAX + 1)])
-_ONE = np.uint64(1)
 _NAN = np.frombuffer(NAN_BITS, "<i8")
 
 
@@ -53,95 +52,6 @@ def _text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise WireError(f"the batch holds a text that is not UTF-8: {error}") from error
-
-
-class Reader:
-    """Takes a batch's bytes from front to back. Raises WireError where they end, or cannot be."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, size: int) -> bytes:
-        begin, self._at = self._at, self._at + size
-        if self._at > len(self._data):
-            raise WireError(f"the batch ends too early: of {size} bytes {len(self._data) - begin} are there")
-        return self._data[begin : self._at]
-
-    def rest(self) -> bytes:
-        return self.take(self.left)
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self) -> int:
-        value = 0
-        for shift in range(0, 64, 7):
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte <= 0x7F and value < 2**64:
-                return value
-        raise WireError("the batch holds a number of more than 64 bits")
-
-    def signed(self) -> int:
-        value = self.varint()
-        return value >> 1 ^ -(value & 1)
-
-    def count(self, most: int, what: str) -> int:
-        """How many of something follow."""
-        value = self.varint()
-        if value > most:
-            raise WireError(f"the batch counts {value} {what}, at most {most} are possible")
-        return value
-
-    def column(self, n: int, allowed: int = 0) -> tuple[int, Ints]:
-        """(whether it is GROUPED and RELATIVE, as far as that is allowed; n integers)."""
-        if n == 0:
-            return 0, np.empty(0, np.int64)
-        form = self.byte()
-        kind, how = form & FORM, form & (GROUPED | RELATIVE)
-        if form & ~(FORM | DELTA | allowed) or (form & DELTA and kind == PLAIN):
-            raise WireError(f"the batch has a column of form {form:#x}, which cannot be")
-        if not form & DELTA:
-            return how, self._integers(kind, n)
-        made = np.empty(n, np.int64)
-        made[0] = self.signed()
-        made[1:] = self._integers(kind, n - 1)
-        return how, np.cumsum(made, out=made)
-
-    def _integers(self, kind: int, n: int) -> Ints:
-        if kind == SAME:
-            return np.full(n, self.signed(), np.int64)
-        if kind == PLAIN:
-            return np.frombuffer(self.take(8 * n), "<i8")
-        if kind > PLANES_MAX:
-            raise WireError(f"the batch has a column of {kind} planes, {PLANES_MAX} at most are possible")
-        lanes = np.zeros((n, 8), np.uint8)
-        for place in range(kind):
-            lanes[:, place] = np.frombuffer(self.take(n), np.uint8)
-        joined = lanes.view("<u8").ravel()
-        return (joined >> _ONE).view(np.int64) ^ -(joined & _ONE).view(np.int64)
-
-    def positions(self, n: int, end: int, what: str) -> Ints:
-        """Ascending integers below `end`."""
-        _, found = self.column(n)
-        if n and (found.min() < 0 or found.max() >= end or (np.diff(found) <= 0).any()):
-            raise WireError(f"the batch's {what} are not ascending below {end}")
-        return found
-
-    def strings(self, n: int) -> list[bytes]:
-        if n == 0:
-            return []
-        _, lengths = self.column(n)
-        if lengths.min() < 0 or lengths.max() > self.left or lengths.sum() > self.left:
-            raise WireError("the batch's texts are longer than the batch")
-        ends = np.cumsum(lengths).tolist()
-        data = self.take(ends[-1])
-        return [data[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
 
 
 def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictionaries) -> Batch:

@@ -17,7 +17,7 @@ _TOP = b"\0\0\0\0\0\0\0\x80"
 _REST = b"\xff\xff\xff\xff\xff\xff\xff\x7f"
 
 
-def load(data: "bytes | array[int] | array[float]") -> int:
+def load(data: "bytes | bytearray | array[int] | array[float]") -> int:
     """A vector from eight bytes per lane."""
     return int.from_bytes(data, "little")
 
@@ -25,6 +25,13 @@ def load(data: "bytes | array[int] | array[float]") -> int:
 def of(integers: Iterable[int]) -> int:
     """A vector of integers that fit 64 bits with a sign."""
     return load(array("q", list(integers)))  # an array takes a list four times as fast as an iterator
+
+
+def widened(data: bytes) -> int:
+    """A vector of bytes, each in a lane of its own."""
+    wide = bytearray(LANE_BYTES * len(data))
+    wide[::LANE_BYTES] = data
+    return load(wide)
 
 
 @lru_cache(maxsize=4)

@@ -13,12 +13,12 @@ The body of a batch of records; column, varint and strings as `telemetry.packing
   varint    T, the number of series in the batch; a series' place among them is its rank
   column    T ids of series, each once; DEAD = -1 stands for the dead letters
   varint    D, the number of series that are defined in this batch
-  column    D ranks of those, ascending; left out when D is T
+  column    D ranks of those, ascending; left out when D is T or 0
   strings   D devices, D metrics, D units
   column    count ranks: the series of each record
   column    count quality codes
-  column    count measured_at, ms since 1970 UTC
-  column    count received_at, ms since 1970 UTC; not both of the two RELATIVE
+  column    count measured_at, ms since 1970 UTC, maybe GROUPED
+  column    count received_at, ms since 1970 UTC, maybe GROUPED and RELATIVE
   column    T numbers of digits, 0..9
   column    count integers, GROUPED: a record's value is its integer divided by 10^digits as float64, except for
   varint    E exceptions
@@ -52,10 +52,9 @@ from typing import TypeVar
 
 from backports import zstd
 
-from telemetry import lanes
+from telemetry import decimals, lanes
 from telemetry.columns import DEAD, Columns, Series
-from telemetry.decimals import digits_of, scaled
-from telemetry.packing import DELTA, GROUPED, PLAIN, RELATIVE, column, shortest, signed, strings, varint
+from telemetry.packing import DELTA, GROUPED, RELATIVE, column, shortest, signed, strings, varint
 
 T = TypeVar("T", int, float)
 
@@ -68,13 +67,6 @@ ZSTD_LEVEL = 3
 ZSTD_BYTES_MIN = 64
 BLOCK_BYTES_MIN = 4096
 """A section this long is compressed as a block of its own: its bytes are not distributed like its neighbours'."""
-NAN_BITS = b"\0\0\0\0\0\0\xf8\x7f"
-SAMPLE = 256
-"""About how many values are looked at to find out how many digits a metric has."""
-SMALL_ROWS = 64
-"""In a batch this small all decimals have the same number of digits: the difference costs less than to say it."""
-DEEP_DIGITS = 6
-"""From so many digits on, decimals are tried against float64: they may be what a float32 looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +106,9 @@ def encode(
     sections = [
         _table(table, lookup, dictionary),
         column(lanes.of(map(ranks.__getitem__, columns.series)), header.count, DELTA),
-        column(lanes.of(columns.quality), header.count),
+        column(lanes.widened(columns.quality.tobytes()), header.count),
         *_times(columns, order),
-        _values(_picked(columns.value, order), groups),
+        decimals.pack(_picked(columns.value, order), *_sizes(groups)),
         _texts(columns),
         _dead(columns),
     ]
@@ -146,6 +138,11 @@ def _groups(series: "array[int]", lookup: Callable[[int], Series]) -> Groups:
     return groups
 
 
+def _sizes(groups: Groups) -> tuple[list[int], list[int]]:
+    """By metric: how many records, how many series."""
+    return [sum(map(len, metric.values())) for metric in groups.values()], [len(metric) for metric in groups.values()]
+
+
 def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictionary | None) -> bytes:
     known = dictionary.ids if dictionary is not None else ()
     new = [rank for rank, id_ in enumerate(table) if id_ != DEAD and id_ not in known]
@@ -173,41 +170,6 @@ def _times(columns: Columns, order: list[int]) -> list[bytes]:
 
 def _picked(column: "array[T]", order: list[int]) -> list[T]:
     return [column[position] for position in order]
-
-
-def _values(values: list[float], groups: Groups) -> bytes:
-    """values: in the order of the series."""
-    counts = [sum(map(len, metric.values())) for metric in groups.values()]
-    digits: list[int | None] = []
-    at = 0
-    for count in counts:
-        step = max(count * len(counts) // SAMPLE, 1)
-        digits.append(digits_of(values[at : at + count : step]))
-        at += count
-    if len(values) <= SMALL_ROWS:
-        most = max((places for places in digits if places is not None), default=0)
-        digits = [None if places is None else most for places in digits]
-    made = _numbers(values, groups, counts, digits)
-    if any(places is not None and places >= DEEP_DIGITS for places in digits):
-        shallow = [None if places is None or places >= DEEP_DIGITS else places for places in digits]
-        made = shortest([made, _numbers(values, groups, counts, shallow)])
-    return made
-
-
-def _numbers(values: list[float], groups: Groups, counts: list[int], digits: list[int | None]) -> bytes:
-    integers, exceptions = scaled(values, counts, digits)
-    n, e = len(integers), len(exceptions)
-    each = [places or 0 for places, metric in zip(digits, groups.values(), strict=True) for _ in metric]
-    floats = lanes.load(array("d", [values[place] for place in exceptions])) ^ lanes.fill(NAN_BITS, e)
-    return b"".join(
-        (
-            column(lanes.of(each), len(each), DELTA),
-            column(lanes.load(integers), n, GROUPED | DELTA),
-            varint(e),
-            column(lanes.of(exceptions), e, DELTA),
-            shortest(column(floats, e, form) for form in (PLAIN, 0, DELTA)),
-        )
-    )
 
 
 def _texts(columns: Columns) -> bytes:

@@ -5,7 +5,7 @@ wire.seal("g", opened(payload))                    uncompressed, with a right ch
 """
 
 from ingest.batch import decompressed
-from ingest.packed import Reader
+from ingest.reader import Reader
 from telemetry import lanes, wire
 from telemetry.packing import DELTA, GROUPED, column, signed, strings, varint
 from tests.records import NEW_YEAR_MS

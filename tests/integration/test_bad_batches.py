@@ -96,6 +96,7 @@ BATCHES: dict[str, tuple[Make, str]] = {
     ),
     "a truncated frame": (lambda g: arrow(g)[:-20], "truncated"),
     "a damaged frame": (lambda g: arrow(g)[:20] + bytes(50) + arrow(g)[70:], "not a zstd frame"),
+    "something behind the frame": (lambda g: arrow(g) + b"!", "1 bytes behind its zstd frame"),
     "a frame around nothing": (lambda _: zstd.compress(b""), "no Arrow schema"),
     "a frame around garbage": (lambda _: zstd.compress(b"hello" * 1000), "not a readable Arrow stream"),
     "a stream cut in its schema": (lambda g: cut(g, 0.1), "not a readable Arrow stream"),

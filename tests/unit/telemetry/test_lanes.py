@@ -26,6 +26,11 @@ def test_what_was_put_in_comes_out(values: list[int]) -> None:
     assert lanes.first(lanes.of(values)) == values[0]
 
 
+@given(st.binary(min_size=1, max_size=40))
+def test_bytes_are_widened(data: bytes) -> None:
+    assert lanes.widened(data) == lanes.of(data)
+
+
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=40))
 def test_minus(pairs: list[tuple[int, int]]) -> None:
     x, y = (lanes.of(side) for side in zip(*pairs, strict=True))

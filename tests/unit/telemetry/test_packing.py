@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.packed import Reader
+from ingest.reader import Reader
 from telemetry import lanes
 from telemetry.errors import WireError
 from telemetry.packing import DELTA, GROUPED, PLAIN, RELATIVE, SAME, column, signed, strings, varint
