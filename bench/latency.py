@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.figure import Figure, Table
 from bench.inserted import inserted
-from bench.parts import TrunkMeter, connected, cpu_s, stack, until
+from bench.parts import TrunkMeter, connected, cpu_s, stack, until, warm
 from bench.picture import COLOURS, label, panels, save
 from ingest.clickhouse.client import Client
 from proof.demo import fleet_command
@@ -156,6 +156,7 @@ async def profiled(directory: Path, profile: str, loads: Sequence[Load]) -> list
     pipeline = stack(directory, free_ports(), gateway_toml=word, ingest_toml=word)
     async with pipeline.running():
         with closing(await asyncio.to_thread(pipeline.client)) as client:
+            await warm(pipeline)
             return [await _under(pipeline, client, profile, load) for load in loads]
 
 

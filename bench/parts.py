@@ -137,6 +137,13 @@ class TrunkMeter:
         self.bytes += sum(map(len, messages.payloads))
 
 
+async def warm(pipeline: Stack) -> None:
+    """Send one reading all the way. Before its receipt the agent may still be asking what the cloud holds."""
+    async with connected(pipeline.ports.mqtt, "bench-warm") as device:
+        await device.publish("devices/warm/telemetry", b'{"n":0}')
+    await until(lambda: mark(pipeline) >= 1, "the first receipt came")
+
+
 def cpu_s(pid: int) -> float:
     """User and system seconds of a process."""
     times = psutil.Process(pid).cpu_times()

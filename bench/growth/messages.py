@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.figure import Figure, Table
 from bench.latency import Probes
-from bench.parts import cpu_s, stack
+from bench.parts import cpu_s, stack, warm
 from bench.picture import curves, label, panels, save
 from bench.publisher import command
 from ingest.clickhouse.client import Client
@@ -49,6 +49,7 @@ async def _rows(directory: Path) -> list[list[float]]:
     rows: list[list[float]] = []
     async with pipeline.running():
         with closing(await asyncio.to_thread(pipeline.client)) as client:
+            await warm(pipeline)
             for rate_hz in RATES_HZ:
                 rows.append(await _at(pipeline, client, rate_hz))
                 if rows[-1][1] < KEPT_UP * rate_hz * METRICS and rate_hz > RATES_HZ[0]:
