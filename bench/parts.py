@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -145,9 +146,8 @@ async def warm(pipeline: Stack) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system seconds of a process."""
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
+    """User and system seconds of a process, to the nanosecond: its clock as clock_getcpuclockid(3) gives it."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def resident_mb(pid: int) -> float:

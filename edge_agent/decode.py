@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 
 from edge_agent.config import GatewayConfig
 from edge_agent.mapping import Routes
+from edge_agent.readings import Readings
 from telemetry.columns import CUT_NOTE, Columns, DeadLetter, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
@@ -34,7 +35,8 @@ class Decoder:
         Returns index -> reason for each message that became a dead letter.
         """
         refused: dict[int, str] = {}
-        routes, received_at, oversized = self._routes, chunk.received_at_ms, chunk.oversized
+        readings, routes = Readings(), self._routes
+        received_at, oversized = chunk.received_at_ms, chunk.oversized
         payload_bytes_max = self._limits.payload_bytes_max
         for index, (topic, payload) in enumerate(zip(chunk.topics, chunk.payloads, strict=True)):
             if index in skip:
@@ -42,19 +44,20 @@ class Decoder:
             if len(payload) > payload_bytes_max or index in oversized:
                 reason: str | None = self._too_large(oversized.get(index, len(payload)))
             else:
-                start = len(into)
+                start = len(readings.value)
                 try:
-                    route = routes[topic]
-                    reason = route.decode(payload, received_at, route.series, into)
+                    reason = routes[topic](payload, received_at, readings)
                 except FieldlineError as error:
                     reason = str(error)
                 except Exception as error:  # noqa: BLE001 - the formats' edge: a defect costs one message
-                    into.truncate(start)
+                    readings.truncate(start)
                     reason = self._failed(topic, error)
             if reason is not None:
                 refused[index] = reason
+                readings.move_to(into, received_at)  # what came before comes before
                 kept = payload[: self._limits.dead_letter_bytes_max]
                 into.add_dead(DeadLetter(topic, kept, reason), received_at)
+        readings.move_to(into, received_at)
         return refused
 
     @classmethod

@@ -11,12 +11,10 @@ Limits: TOPICS_MAX topics, SHAPES_MAX combinations of at most SHAPE_METRICS_MAX 
 NAME_CHARS_MAX characters. The number of series is limited by `series_id`, which raises FieldlineError.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from edge_agent import config
-from edge_agent.formats import FORMATS, Format
+from edge_agent.formats import FORMATS, Decode
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
@@ -29,7 +27,7 @@ SHAPE_METRICS_MAX = 256
 SeriesId = Callable[[Series], int]
 
 
-class DeviceSeries(dict[tuple[str, ...], "array[int]"]):
+class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
     """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name."""
 
     def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId) -> None:
@@ -39,11 +37,11 @@ class DeviceSeries(dict[tuple[str, ...], "array[int]"]):
         self._series_id = series_id
         self._ids: dict[str, int] = {}
 
-    def __missing__(self, metrics: tuple[str, ...]) -> "array[int]":
+    def __missing__(self, metrics: tuple[str, ...]) -> tuple[int, ...]:
         for metric in metrics:
             if metric not in self._ids and (fault := _fault(metric)):
                 raise FieldlineError(f"the metric's name {metric[:60]!r} {fault}")
-        ids = array("i", map(self._id, metrics))
+        ids = tuple(map(self._id, metrics))
         if len(metrics) <= SHAPE_METRICS_MAX:
             if len(self) >= SHAPES_MAX:
                 self.clear()
@@ -58,33 +56,26 @@ class DeviceSeries(dict[tuple[str, ...], "array[int]"]):
         return known
 
 
-class Route(NamedTuple):
-    """What happens to the messages of one topic."""
-
-    decode: Format
-    series: DeviceSeries
-
-
-class Routes(dict[str, Route]):
-    """Topic -> route, of topics seen lately. Raises FieldlineError, the reason, for one without a route."""
+class Routes(dict[str, Decode]):
+    """Topic -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
 
     def __init__(self, mappings: Iterable[config.Mapping], series_id: SeriesId) -> None:
         super().__init__()
         self._patterns = [(pattern(m.topic), m) for m in (*mappings, COAP_MAPPING)]
         self._series_id = series_id
 
-    def __missing__(self, topic: str) -> Route:
+    def __missing__(self, topic: str) -> Decode:
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
                 device = segments[parts.index("{device}")]
                 if fault := _fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                route = Route(FORMATS[mapping.format], DeviceSeries(device, mapping.units, self._series_id))
+                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id))
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
-                self[topic] = route
-                return route
+                self[topic] = decode
+                return decode
         raise FieldlineError(f"topic {topic[:200]!r} matches no mapping in gateway.toml")
 
 

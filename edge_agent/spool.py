@@ -76,6 +76,7 @@ class Spool:
             )
         self.gateway, self.epoch, self.mark = meta
         self._load_series()
+        self._page_bytes = self._pragma("page_size")
         self._journal = Journal(self._db)
         self.next_seq = spool_file.last_seq_of(self._db, self.mark) + 1
 
@@ -282,10 +283,6 @@ class Spool:
                 f"{self._config.free_bytes_min / 1e6:.0f} MB). Free some space on the gateway."
             )
         return None
-
-    @property
-    def _page_bytes(self) -> int:
-        return self._pragma("page_size")
 
     def _pragma(self, name: str) -> int:
         value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]

@@ -101,11 +101,13 @@ def publish(
 
 def pubacks(packet_ids: Sequence[int]) -> bytes:
     """One PUBACK (3.4) for each id, in their order."""
-    # Each is a big-endian 32-bit number: type 4, length 2, id.
-    packets = array("I", [0x40020000 | packet_id for packet_id in packet_ids])
+    ids = array("H", packet_ids)
     if sys.byteorder == "little":
-        packets.byteswap()
-    return packets.tobytes()
+        ids.byteswap()
+    digits = ids.tobytes()
+    packets = bytearray(b"\x40\x02\0\0") * len(ids)
+    packets[2::4], packets[3::4] = digits[::2], digits[1::2]
+    return bytes(packets)
 
 
 def _packet(header: int, *fields: bytes) -> bytes:

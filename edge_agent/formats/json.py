@@ -14,15 +14,15 @@ Limits: METRICS_MAX metrics, TEXT_BYTES_MAX per text; the caller limits the payl
 """
 
 import json
-from array import array
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from itertools import repeat
-from typing import Annotated
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import msgspec
 
-from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY, Columns
+from edge_agent.formats.json_shape import Kinds, Shape, shape_of
+from edge_agent.readings import Readings, SeriesIds
+from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
 
 METRICS_MAX = 4096
@@ -39,65 +39,102 @@ _Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def decode(  # noqa: PLR0911 - one return per reason reads best
-    payload: bytes, received_at_ms: int, series: Mapping[tuple[str, ...], "array[int]"], into: Columns
-) -> str | None:
-    """See `edge_agent.formats`; times in ms since 1970 UTC."""
-    try:
-        fields = _fields(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _why(payload, error)
-    # Each key has a colon of its own: with as many colons as distinct keys, none came twice.
-    if payload.count(b":") != len(fields) and (key := _key_twice(payload, fields)) is not None:
-        return f"the key {key[:60]!r} comes twice"
-    measured_at, quality = received_at_ms, TIME_FROM_GATEWAY
-    ts = fields.pop("ts", None)
-    if ts is not None:
-        stamp = _milliseconds(ts)
+class JsonDecoder:
+    """The messages of one topic.
+
+    A device mostly says the same again with other values. Once two messages in a row had the same shape, messages
+    are read by a parser of that shape, and as any JSON only if they do not fit.
+    """
+
+    __slots__ = ("_ids", "_kinds", "_series", "_shape")
+
+    def __init__(self, series: SeriesIds) -> None:
+        self._series = series
+        self._kinds: Kinds | None = None
+        self._shape: Shape | None = None
+        self._ids: tuple[int, ...] = ()
+
+    def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
+        """See `edge_agent.formats`; times in ms since 1970 UTC."""
+        shape = self._shape
+        if shape is None or payload.count(b":") != shape.keys:
+            return self._any(payload, received_at_ms, into)
+        try:
+            message = shape.parse(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._any(payload, received_at_ms, into)
+        measured_at, quality = received_at_ms, TIME_FROM_GATEWAY
+        if shape.has_ts:
+            stamp = _milliseconds(message.ts)
+            if isinstance(stamp, str):
+                return stamp
+            measured_at, quality = stamp, TIME_FROM_DEVICE
+        values: Collection[float] = shape.values(message)
+        texts: Mapping[int, str] | None = None
+        if shape.texts:
+            values, texts = _apart(values, shape.texts)
+            if reason := _too_long(shape.metrics, texts):
+                return reason
+        into.add(self._ids, values, measured_at, quality, texts)
+        return None
+
+    def _any(  # noqa: PLR0911 - one return per reason reads best
+        self, payload: bytes, received_at_ms: int, into: Readings
+    ) -> str | None:
+        """A message of whatever shape."""
+        self._shape = None
+        try:
+            fields = _fields(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _why(payload, error)
+        # Each key has a colon of its own: with as many colons as distinct keys, none came twice.
+        if payload.count(b":") != len(fields) and (key := _key_twice(payload, fields)) is not None:
+            return f"the key {key[:60]!r} comes twice"
+        ts = fields.pop("ts", None)
+        stamp = received_at_ms if ts is None else _milliseconds(ts)
         if isinstance(stamp, str):
             return stamp
-        measured_at, quality = stamp, TIME_FROM_DEVICE
-    if not 0 < len(fields) <= METRICS_MAX:
-        return _wrong_count(len(fields))
-    texts: dict[int, str] = {}
-    start = len(into)
-    try:
-        into.value.extend(fields.values())  # type: ignore[arg-type]  # that is the question: are they all numbers?
-    except TypeError:  # no: a text or a null is among them
-        del into.value[start:]
-        fields, texts = _sort_out(fields)
-        if reason := _too_long(fields, texts):
-            return reason
-        into.value.extend(fields.values())  # type: ignore[arg-type]  # now they are
-    try:
-        ids = series[tuple(fields)]
-    except FieldlineError as error:
-        del into.value[start:]
-        return str(error)
-    count = len(ids)
-    into.series.extend(ids)
-    into.measured_at.extend(repeat(measured_at, count))
-    into.received_at.extend(repeat(received_at_ms, count))
-    into.quality.extend(repeat(quality, count))
-    if texts:
-        into.texts.update((start + position, text) for position, text in texts.items())
-    return None
+        if not 0 < len(fields) <= METRICS_MAX:
+            return _wrong_count(len(fields))
+        metrics: tuple[str, ...] = tuple(fields)
+        values: Collection[Any] = fields.values()
+        texts: Mapping[int, str] = {}
+        try:
+            sum(values)  # the fastest way to ask whether all are numbers
+        except TypeError:  # no: a text or a null is among them
+            present = {metric: value for metric, value in fields.items() if value is not None}
+            metrics = tuple(present)
+            values, texts = _apart(
+                present.values(), [at for at, v in enumerate(present.values()) if isinstance(v, str)]
+            )
+            if reason := _too_long(metrics, texts):
+                return reason
+        try:
+            ids = self._series[metrics]
+        except FieldlineError as error:
+            return str(error)
+        into.add(ids, values, stamp, TIME_FROM_GATEWAY if ts is None else TIME_FROM_DEVICE, texts)
+        kinds = tuple(fields), tuple(map(type, fields.values())), type(ts)
+        if kinds == self._kinds:
+            self._shape, self._ids = shape_of(kinds), ids
+        self._kinds = kinds
+        return None
 
 
-def _sort_out(fields: dict[str, Value]) -> tuple[dict[str, Value], dict[int, str]]:
-    """The fields without nulls and with NaN in the place of texts; the texts by position."""
-    present = {metric: value for metric, value in fields.items() if value is not None}
-    texts = {at: value for at, value in enumerate(present.values()) if isinstance(value, str)}
-    numbers: dict[str, Value] = {m: NAN if isinstance(v, str) else v for m, v in present.items()}
+def _apart(values: Iterable[Value], places: Iterable[int]) -> tuple[list[float], dict[int, str]]:
+    """Values that are not null with NaN in the places of texts, and the texts by place."""
+    numbers: list[Any] = list(values)
+    texts = {place: numbers[place] for place in places}
+    for place in texts:
+        numbers[place] = NAN
     return numbers, texts
 
 
-def _too_long(fields: dict[str, Value], texts: dict[int, str]) -> str | None:
-    for at, text in texts.items():
+def _too_long(metrics: Sequence[str], texts: Mapping[int, str]) -> str | None:
+    for place, text in texts.items():
         size = len(text) if text.isascii() else len(text.encode())
         if size > TEXT_BYTES_MAX:
-            metric = list(fields)[at][:60]
-            return f"the text of {metric!r} has {size} bytes, at most {TEXT_BYTES_MAX} are allowed"
+            return f"the text of {metrics[place][:60]!r} has {size} bytes, at most {TEXT_BYTES_MAX} are allowed"
     return None
 
 
@@ -109,12 +146,14 @@ def _wrong_count(metrics: int) -> str:
 
 def _milliseconds(ts: float | str | bool) -> int | str:
     """`ts` in ms since 1970 UTC, or the reason why it is none."""
+    if isinstance(ts, float) and AT_MS_MIN <= ts < AT_MS_MAX - 1:  # the common case first
+        return round(ts)
     if isinstance(ts, str):
         try:
             since = msgspec.convert(ts, _Zoned) - _EPOCH
         except (msgspec.ValidationError, OverflowError):
             return f"ts must be RFC 3339 with a zone, such as 2026-01-31T12:00:00Z, got {ts[:60]!r}"
-        at = round(since / timedelta(milliseconds=1))
+        at = (since.days * 86_400 + since.seconds) * 1000 + round(since.microseconds / 1000)
     elif isinstance(ts, bool):
         return f"ts must be a number or an RFC 3339 string, got {str(ts).lower()}"
     else:

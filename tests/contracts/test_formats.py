@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.formats import FORMATS
+from edge_agent.formats import FORMATS, Decode
 from edge_agent.mapping import DeviceSeries
+from edge_agent.readings import Readings
 from telemetry.columns import Columns, Series
 
 CASES = Path(__file__).parents[1] / "cases" / "formats"
@@ -30,7 +31,9 @@ def decode(format_: str, payload: bytes, into: Columns | None = None) -> list[Re
     columns = Columns() if into is None else into
     before = len(columns)
     series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
-    reason = FORMATS[format_](payload, RECEIVED_AT_MS, series, columns)
+    readings = Readings()
+    reason = FORMATS[format_](series)(payload, RECEIVED_AT_MS, readings)
+    readings.move_to(columns, RECEIVED_AT_MS)
     if reason is not None:
         assert len(columns) == len(columns.value) == before, "refused as a whole"
         assert not known, "what is refused makes no series"
@@ -82,6 +85,28 @@ def test_what_came_before_is_left_alone(format_: str) -> None:
         for earlier, column in zip(before, parallel(columns), strict=True):
             assert str(list(column)[: len(earlier)]) == str(earlier)
         assert texts.items() <= columns.texts.items()
+
+
+def outcome(decoder: Decode, payload: bytes) -> tuple[str | None, list[tuple[object, ...]]]:
+    """The reason, or the readings in the order of their series."""
+    readings = Readings()
+    reason = decoder(payload, RECEIVED_AT_MS, readings)
+    assert len({len(c) for c in (readings.series, readings.measured_at, readings.value, readings.quality)}) == 1
+    values = [readings.texts.get(at, value) for at, value in enumerate(readings.value)]
+    assert set(readings.texts) == {at for at, value in enumerate(readings.value) if math.isnan(value)}
+    return reason, sorted(zip(readings.series, readings.measured_at, values, readings.quality, strict=True), key=repr)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@given(data=st.data())
+def test_what_becomes_of_a_message_does_not_depend_on_those_before_it(format_: str, data: st.DataObject) -> None:
+    known: dict[Series, int] = {}
+    series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
+    one = FORMATS[format_](series)
+    payloads = [(case / "payload").read_bytes() for case in sorted((CASES / format_).iterdir())]
+    some = data.draw(st.lists(st.sampled_from(payloads), min_size=1, max_size=3))
+    for payload in data.draw(st.lists(st.sampled_from(some), max_size=10)):
+        assert outcome(one, payload) == outcome(FORMATS[format_](series), payload)
 
 
 @pytest.mark.parametrize("format_", FORMATS)

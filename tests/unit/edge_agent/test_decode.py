@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edge_agent.config import Coap, Collect, GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.formats import FORMATS
+from edge_agent.readings import Readings
 from telemetry.columns import DEAD, Columns, DeadLetter, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
@@ -85,16 +86,18 @@ def test_at_series_max_a_message_becomes_a_dead_letter() -> None:
 def test_a_format_with_a_defect_costs_one_message(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(payload: bytes, _at: int, _series: object, into: Columns) -> str | None:
+    def broken(payload: bytes, _at: int, into: Readings) -> str | None:
         into.value.append(1.0)
+        into.texts[0] = "x"
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setitem(FORMATS, "json", broken)
+    monkeypatch.setitem(FORMATS, "json", lambda _series: broken)
     columns = Columns()
     with caplog.at_level(logging.ERROR):
         refused = decoder().decode(chunk((TOPIC, b"1"), (TOPIC, b"2")), columns)
     assert refused == dict.fromkeys((0, 1), "the format failed: ZeroDivisionError: oh")
     assert len(columns.value) == len(columns.series) == 2
+    assert not columns.texts
     assert len(caplog.records) == 1
 
 

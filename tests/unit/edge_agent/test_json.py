@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.formats.json import AT_MS_MAX, AT_MS_MIN, METRICS_MAX, TEXT_BYTES_MAX, decode
+from edge_agent.formats.json import AT_MS_MAX, AT_MS_MIN, METRICS_MAX, TEXT_BYTES_MAX, JsonDecoder
 from edge_agent.mapping import DeviceSeries
+from edge_agent.readings import Readings
 from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY, Columns, Series
 
 NOW = 1_767_225_600_000
@@ -25,9 +26,16 @@ stamps = st.integers(AT_MS_MIN, AT_MS_MAX - 1)
 
 
 def run(payload: bytes) -> tuple[str | None, Columns, list[str]]:
+    """What becomes of a message; the same the third time, when its shape is known."""
     known: dict[Series, int] = {}
-    columns = Columns()
-    reason = decode(payload, NOW, DeviceSeries("d", {}, lambda s: known.setdefault(s, len(known))), columns)
+    decode = JsonDecoder(DeviceSeries("d", {}, lambda s: known.setdefault(s, len(known))))
+    outcomes = []
+    for _ in range(3):
+        readings, columns = Readings(), Columns()
+        reason = decode(payload, NOW, readings)
+        readings.move_to(columns, NOW)
+        outcomes.append((reason, repr(columns)))
+    assert len(set(outcomes)) == 1
     return reason, columns, [series.metric for series in known]
 
 
@@ -101,3 +109,68 @@ def test_a_text_has_a_limit_in_bytes() -> None:
     reason, columns, _ = run(json.dumps({"a": 1, "log": fits + "é"}).encode())
     assert reason == "the text of 'log' has 65538 bytes, at most 65536 are allowed"
     assert not len(columns)
+
+
+keys = st.text('abé:"\\ ', min_size=1, max_size=3)
+kinds = st.sampled_from([1, 2.5, True, "text", "a:b", None])
+Pairs = list[tuple[str, object]]
+
+
+@given(st.dictionaries(keys, kinds, min_size=1, max_size=5), st.data())
+def test_a_shape_that_is_known_takes_nothing_else(shape: dict[str, object], data: st.DataObject) -> None:
+    """Of each other message becomes what would become of it without the shape."""
+    known: dict[Series, int] = {}
+    series = DeviceSeries("d", {}, lambda s: known.setdefault(s, len(known)))
+    at = data.draw(st.integers(0, len(shape) - 1))
+    other = data.draw(kinds | st.sampled_from([NOW, NOW / 1000, 1e9, 1e308, "x:", [1]]))
+    for pairs in others([*shape.items()], at, other):
+        payload = written(pairs, ascii_only=data.draw(st.booleans()))
+        knowing = JsonDecoder(series)
+        for _ in range(3):
+            knowing(written([*shape.items()]), NOW, Readings())
+        assert knowing._shape or any(
+            '"' in key or "\\" in key or ":" in f"{key}{value}" for key, value in shape.items()
+        )
+        assert outcome(knowing, payload) == outcome(JsonDecoder(series), payload)
+
+
+def others(pairs: Pairs, at: int, other: object) -> list[Pairs]:
+    """The pairs as they are, in another order, with one twice, without one, with one more, and one changed."""
+    key, value = pairs[at]
+    rest = pairs[:at] + pairs[at + 1 :]
+    return [
+        pairs,
+        pairs[::-1],
+        [*pairs, (key, value)],
+        [*pairs, (key, other)],
+        [*rest[1:], (key, value), (key, other)],
+        rest,
+        [*pairs, ("one more", other)],
+        [*pairs, ("ts", other)],
+        [*rest, (key, other)],
+    ]
+
+
+def written(pairs: Pairs, *, ascii_only: bool = True) -> bytes:
+    fields = (f"{json.dumps(k, ensure_ascii=ascii_only)}:{json.dumps(v, ensure_ascii=ascii_only)}" for k, v in pairs)
+    return f"{{{','.join(fields)}}}".encode()
+
+
+def outcome(decode: JsonDecoder, payload: bytes) -> tuple[str | None, list[tuple[object, ...]]]:
+    """The reason, or the readings in the order of their series."""
+    readings = Readings()
+    reason = decode(payload, NOW, readings)
+    values = [repr(readings.texts.get(at, value)) for at, value in enumerate(readings.value)]
+    return reason, sorted(zip(readings.series, readings.measured_at, values, readings.quality, strict=True))
+
+
+def test_an_escaped_colon_hides_no_key_that_comes_twice() -> None:
+    """As many colons as the shape has keys, and one key twice: an escaped colon makes up for it."""
+    for first, twice in (
+        (b'{"a:b": 1}', rb'{"a\u003ab": 1, "a\u003ab": 2}'),
+        (b'{"a": "x:y"}', rb'{"a": "x\u003ay", "a": "x\u003ay"}'),
+    ):
+        decode = JsonDecoder(DeviceSeries("d", {}, lambda _series: 0))
+        for _ in range(3):
+            assert decode(first, NOW, Readings()) is None
+        assert str(decode(twice, NOW, Readings())).endswith("comes twice")

@@ -1,0 +1,66 @@
+"""Readings on their way from payloads into columns: lists, of a chunk's messages at a time.
+
+A list takes the readings of a message in a quarter of the time that an array needs for them, and an array takes
+a whole list at once. So formats add to these, and the decode stage moves them into columns, chunk by chunk.
+"""
+
+from array import array
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from telemetry.columns import Columns
+
+SeriesIds = Mapping[tuple[str, ...], tuple[int, ...]]
+"""A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none."""
+
+
+@dataclass(slots=True)
+class Readings:
+    """Entry i of every list belongs to reading i; see `Columns` for what they hold."""
+
+    series: list[int] = field(default_factory=list)
+    measured_at: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    quality: list[int] = field(default_factory=list)
+    texts: dict[int, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        series: Collection[int],
+        values: Collection[float],
+        measured_at_ms: int,
+        quality: int,
+        texts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Append readings that were measured at one time: a series id and a value for each.
+
+        Values are floats, whole numbers or booleans. texts: place among these readings -> text; its value is NaN.
+        """
+        count = len(series)
+        if texts:
+            start = len(self.value)
+            self.texts.update((start + place, text) for place, text in texts.items())
+        self.series += series
+        self.value += values
+        self.measured_at += [measured_at_ms] * count
+        self.quality += [quality] * count
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        for column in (self.series, self.measured_at, self.value, self.quality):
+            del column[length:]
+        for position in [p for p in self.texts if p >= length]:
+            del self.texts[position]
+
+    def move_to(self, into: Columns, received_at_ms: int) -> None:
+        """Append all readings, which arrived at `received_at_ms`, to columns, and be empty."""
+        count, offset = len(self.value), len(into)
+        if not count:
+            return
+        into.series.fromlist(self.series)
+        into.measured_at.fromlist(self.measured_at)
+        into.received_at.extend(array("q", [received_at_ms]) * count)
+        into.value.fromlist(self.value)
+        into.quality.frombytes(bytes(self.quality))
+        into.texts.update((offset + position, text) for position, text in self.texts.items())
+        self.truncate(0)
