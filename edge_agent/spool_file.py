@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from telemetry.errors import FieldlineError, SpoolCorruptError
 
-FORMAT = 1
+FORMATS = 1, 2
+"""Those that are read; what is written is the last. 1 had no chunks that are deflated (edge_agent.chunk)."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY, gateway TEXT, epoch TEXT, mark INTEGER);
 CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS losses (
     declared_at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, epoch TEXT NOT NULL, keys BLOB NOT NULL);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
 """edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""
 
@@ -82,10 +83,10 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new database. Raises FieldlineError for one of another format."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count() FROM sqlite_schema").fetchone()
-    if version != FORMAT and tables:
+    if version not in FORMATS and tables:
         raise FieldlineError(
-            f"The spool in {path} has format {version}, this version of Fieldline reads {FORMAT}. Let the version "
-            "that made it deliver what it holds, or give the agent another spool.path."
+            f"The spool in {path} has format {version}, this version of Fieldline reads {FORMATS[0]} to {FORMATS[-1]}. "
+            "Let the version that made it deliver what it holds, or give the agent another spool.path."
         )
     db.executescript(SCHEMA)
 

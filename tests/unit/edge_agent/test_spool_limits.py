@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.journal import JOURNAL_KEYS_MAX
 from edge_agent.spool import open_spool
-from edge_agent.spool_file import read_status
+from edge_agent.spool_file import FORMATS, read_status
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError, SpoolFullError
 from telemetry.records import Loss, Records
@@ -156,3 +156,15 @@ def test_a_commit_that_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
             spool.append(numbered(14, 1, 2 * MIB, random.Random(2).randbytes(2 * MIB)))
         assert spool.status().lost == 0
         assert spool.status().records == 10
+
+
+def test_a_spool_of_the_first_format_is_taken_over_and_one_of_the_future_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        spool.append(numbered(1, 200))
+        spool._db.execute("PRAGMA user_version = 1")
+    with opened(tmp_path) as spool:
+        assert spool._db.execute("PRAGMA user_version").fetchone() == (FORMATS[-1],)
+        assert list(content(spool)) == list(range(1, 201))
+        spool._db.execute(f"PRAGMA user_version = {FORMATS[-1] + 1}")
+    with pytest.raises(FieldlineError, match="has format 3, this version of Fieldline reads 1 to 2"), opened(tmp_path):
+        pass
