@@ -14,13 +14,15 @@ from proof.supervisor import Program
 SAMPLE = Path(__file__).parent.parent / "data" / "la_haute_borne" / "2015-03.csv"
 
 
-def make_stack(directory: Path, gateway_toml: str = "", mqtt_port: int | None = None) -> Stack:
+def make_stack(
+    directory: Path, gateway_toml: str = "", mqtt_port: int | None = None, *, ingest_toml: str = ""
+) -> Stack:
     """A stack with Mosquitto as device broker. mqtt_port: where the agent looks for it, if not directly."""
     program = mosquitto()
     assert program is not None, "install mosquitto (tests/install-tools)"
     ports = free_ports()
     broker = mosquitto_broker(program, ports.mqtt, directory)
-    stack = Stack(directory, ports, broker, gateway_toml=gateway_toml)
+    stack = Stack(directory, ports, broker, gateway_toml=gateway_toml, ingest_toml=ingest_toml)
     if mqtt_port is not None:
         text = stack.gateway_config.read_text()
         stack.gateway_config.write_text(text.replace(f"port = {ports.mqtt}\n", f"port = {mqtt_port}\n"))

@@ -26,8 +26,8 @@ from proof.stack import GATEWAY, Stack
 from telemetry.columns import Columns, Series
 
 LARGE_COMMIT, SMALL_COMMIT = 10_000, 4
-LARGE = (1, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
-SMALL = (4, 10_000, 100_000, 1_000_000, 10_000_000)
+LARGE, LARGE_FULL = (1, 10_000, 100_000, 1_000_000, 10_000_000), (100_000_000,)
+SMALL, SMALL_FULL = (4, 10_000, 100_000, 1_000_000), (10_000_000,)
 SERIES = 1_000
 DRAIN_S, DRAIN_FULL_S = 15, 60
 DRAIN_MIN = 50_000
@@ -47,7 +47,10 @@ HEADINGS = (
 
 
 def run(directory: Path) -> list[Figure | Table]:
-    shapes = {LARGE_COMMIT: LARGE if FULL else LARGE[:-1], SMALL_COMMIT: SMALL if FULL else SMALL[:-1]}
+    shapes = {
+        LARGE_COMMIT: (*LARGE, *(LARGE_FULL if FULL else ())),
+        SMALL_COMMIT: (*SMALL, *(SMALL_FULL if FULL else ())),
+    }
     rows = [
         asyncio.run(_row(directory / f"{commit}-{readings}", readings, commit))
         for commit, sizes in shapes.items()

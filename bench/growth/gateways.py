@@ -33,7 +33,11 @@ def run(directory: Path) -> list[Figure | Table]:
     _draw(rows, directory / "growth-gateways.png")
     title = f"Gateways at one ingest worker, {BATCHES:,} batches of {ROWS} rows"
     return [
-        Figure("growth: ingest, rows per second with 10,000 gateways against 1", rows[-1][1] / rows[0][1], ""),
+        Figure(
+            f"growth: ingest, rows per second with {GATEWAYS[-1]:,} gateways against {GATEWAYS[0]}",
+            rows[-1][1] / rows[0][1],
+            "",
+        ),
         Table("growth-gateways", title, HEADINGS, rows),
     ]
 

@@ -38,7 +38,7 @@ def run(directory: Path) -> list[Figure | Table]:
     rows = [asyncio.run(_row(directory / f"{series}", series)) for series in SERIES]
     _draw(rows, directory / "growth-series.png")
     return [
-        Figure("growth: agent, resident memory with 1,000,000 series", rows[-1][2], "MB"),
+        Figure(f"growth: agent, resident memory with {SERIES[-1]:,} series", rows[-1][2], "MB"),
         Table("growth-series", f"Series through the whole pipeline, {METRICS} per device", HEADINGS, rows),
     ]
 
@@ -81,7 +81,7 @@ def _table(client: Client, readings: int) -> tuple[float, float]:
     for _ in range(21):
         began_s = time.perf_counter()
         found = client.query(
-            "SELECT measured_at, value FROM fieldline.readings WHERE device = 'dev-000050' AND metric = 'metric05'"
+            "SELECT measured_at, value FROM fieldline.readings WHERE device = 'dev-000005' AND metric = 'metric05'"
         ).result_rows
         assert len(found) >= 2, "each device has sent twice"
         took_ms.append(1000 * (time.perf_counter() - began_s))

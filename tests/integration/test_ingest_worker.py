@@ -166,6 +166,21 @@ def test_epochs_of_one_gateway_are_counted_apart(rig: Rig) -> None:
     rig.assert_accounted()
 
 
+def test_what_comes_after_a_rest_is_written_at_once_and_what_follows_waits_for_company(rig: Rig) -> None:
+    async def run() -> None:
+        async with rig.gateway("g0") as gateway:
+            await gateway.send(gateway.batch(1, 10))
+            await gateway.receipt(lambda receipt: receipt.mark == 10)
+            for first in range(11, 111, 10):
+                await gateway.send(gateway.batch(first, 10))
+            await gateway.receipt(lambda receipt: receipt.mark == 110)
+
+    with rig.worker("commit = {age_s_max = 3600.0, rows_max = 100}"):
+        asyncio.run(run())
+    assert rig.rows("SELECT uniqExact(ingested_at) FROM fieldline.readings") == [(2,)]
+    assert_stored_once(rig, 110, ["g0"])
+
+
 def test_killed_at_any_moment_it_loses_and_doubles_nothing(rig: Rig) -> None:
     chance = random.Random(1)
     last = 3000
