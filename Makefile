@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= var/demo
 
-.PHONY: help demo drill drill-broken sim soak test check bench format clean
+.PHONY: help demo drill drill-broken sim soak test check bench bench-peers format clean
 
 help:
 	@echo "make demo [SECONDS=30]  four wind turbines, end to end, on this machine"
@@ -20,6 +20,7 @@ help:
 	@echo "make test               the test suite, with real brokers, a real engine and real kills"
 	@echo "make check              ruff, mypy, import layers"
 	@echo "make bench              speed and size as ratios, as a table and as JSON"
+	@echo "make bench-peers        the same work by others, beside Fieldline (installs them into var/peers)"
 	@echo "make clean              remove what these targets made"
 
 # pandas comes with chdb; it is used by tests of what users do with it.
@@ -69,6 +70,10 @@ format: $(BIN)/.dev
 bench: $(BIN)/.dev
 	@./tests/install-tools
 	@$(BIN)/python -m bench
+
+bench-peers: $(BIN)/.dev
+	@./tests/install-tools
+	@$(BIN)/python -m bench.peers
 
 clean:
 	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
