@@ -124,6 +124,6 @@ async def _memory(directory: Path) -> list[Figure]:
             await publish_all(devices, messages)
         await until(lambda: cloud.records >= 2 * len(messages), "all readings came up the trunk")
         return [
-            Figure(f"agent, resident memory with {MEMORY_DEVICES:,} devices", resident_mb(pid), "MB", at_most=80),
+            Figure(f"agent, resident memory with {MEMORY_DEVICES:,} devices", resident_mb(pid), "MB", at_most=50),
             Figure("agent, resident memory after its start", at_start, "MB"),
         ]

@@ -49,7 +49,7 @@ async def _run(directory: Path) -> list[Figure]:
         client.close()
     ratio = statistics.median(b / o for o, b in zip(ours[1:], theirs[1:], strict=True))
     return [
-        Figure("ingest, trunk broker to committed, against bare insert_arrow", ratio, "", at_least=0.5),
+        Figure("ingest, trunk broker to committed, against bare insert_arrow", ratio, "", at_least=0.6),
         Figure("ingest, rows per second", ROWS / statistics.median(ours[1:]), "rows/s"),
         Figure("bare insert_arrow, rows per second", ROWS / statistics.median(theirs[1:]), "rows/s"),
     ]
