@@ -3,6 +3,7 @@
 from typing import Literal
 
 from telemetry.errors import FieldlineError
+from telemetry.packing import varint
 
 Version = Literal["3.1.1", "5"]
 
@@ -47,9 +48,4 @@ def decode_length(data: bytes, start: int) -> tuple[int, int]:
 
 def encode_length(length: int) -> bytes:
     """The number in one to four bytes of seven bits (2.2.3)."""
-    digits = bytearray()
-    while length > 0x7F:
-        digits.append(length & 0x7F | 0x80)
-        length >>= 7
-    digits.append(length)
-    return bytes(digits)
+    return varint(length)
