@@ -185,7 +185,8 @@ class Spool:
             return
         assert mark < self.next_seq, "a receipt beyond the end is dealt with by renew_epoch"
         with self._transaction():
-            self._db.execute("DELETE FROM chunks WHERE first_seq + records - 1 <= ?", (mark,))
+            # By first_seq, which has the index: a trim of a long backlog must not look at all of it.
+            self._db.execute("DELETE FROM chunks WHERE first_seq <= ? AND first_seq + records - 1 <= ?", (mark, mark))
             self._db.execute("DELETE FROM losses WHERE last_seq <= ?", (mark,))
             self._db.execute("UPDATE meta SET mark = ?", (mark,))
         self.mark = mark

@@ -253,6 +253,20 @@ def test_damage_behind_the_mark_is_lost_from_the_mark_on(tmp_path: Path) -> None
         assert spool.status().lost == 6
 
 
+def test_a_trim_finds_its_chunks_by_the_index_however_long_the_backlog_is(tmp_path: Path) -> None:
+    statements: list[str] = []
+    with opened(tmp_path) as spool:
+        for first in range(1, 41, 10):
+            spool.append(numbered(first, 10))
+        spool._db.set_trace_callback(statements.append)
+        spool.trim(20)
+        spool._db.set_trace_callback(None)
+        (delete,) = (statement for statement in statements if statement.startswith("DELETE FROM chunks"))
+        plan = [row[3] for row in spool._db.execute(f"EXPLAIN QUERY PLAN {delete}")]
+        assert plan == ["SEARCH chunks USING INTEGER PRIMARY KEY (rowid<?)"]
+        assert list(content(spool)) == list(range(21, 41))
+
+
 def test_damage_found_in_the_middle_of_a_chunk_is_lost_from_there_on(tmp_path: Path) -> None:
     """The first half of the chunk was read, and sent, before it was damaged: a loss follows what was asked for."""
     with opened(tmp_path) as spool:
