@@ -3,13 +3,13 @@
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Optional
 
 import typer
 
 from telemetry.errors import FieldlineError
+from telemetry.program import log_to_stderr, told
 
 app = typer.Typer(
     help="Telemetry from devices in the field to a ClickHouse table, with a receipt for every reading.",
@@ -51,11 +51,7 @@ def _root(
 
         typer.echo(f"fieldline {metadata.version('fieldline')}")
         raise typer.Exit
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    log_to_stderr(verbose=verbose)
 
 
 def _exit(status: int) -> NoReturn:
@@ -65,10 +61,9 @@ def _exit(status: int) -> NoReturn:
 @edge_app.command("run")
 def edge_run(config: Config) -> None:
     """Collect, keep on disk, and forward, until stopped."""
-    from edge_agent.config import load
-    from edge_agent.run import run
+    from edge_agent.__main__ import become
 
-    _exit(run(load(config)))
+    become(config, verbose=logging.getLogger().isEnabledFor(logging.DEBUG))
 
 
 @edge_app.command("check")
@@ -412,29 +407,8 @@ def dead_letters_replay(
 
 
 def main() -> None:
-    """Entry point: what we raise on purpose is shown as a sentence, not as a traceback; also from a TaskGroup."""
-    try:
-        app()
-    except FieldlineError as error:
-        _tell([error])
-    except ExceptionGroup as group:
-        if group.split(FieldlineError)[1] is not None:
-            raise
-        _tell(_leaves(group))
-
-
-def _tell(errors: Iterable[Exception]) -> NoReturn:
-    for error in errors:
-        print(f"fieldline: {error}", file=sys.stderr)
-    sys.exit(1)
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+    """Entry point."""
+    told(app)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from bench import agent, collect, ingest, latency, outage, spool, wire, workers
+from bench import agent, collect, footprint, ingest, latency, outage, spool, wire, workers
 from bench.figure import Figure, Table
 from bench.growth import backlog, devices, gateways, messages, series
 
@@ -28,6 +28,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "workers": workers.run,
     "collect": collect.run,
     "agent": agent.run,
+    "footprint": footprint.run,
     "wire": wire.run,
     "latency": latency.run,
     "spool": spool.run,

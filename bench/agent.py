@@ -1,19 +1,17 @@
-"""The agent's cost: bytes on the trunk per reading and per small batch, and memory at 1,000 devices."""
+"""The agent's cost: bytes on the trunk per reading and per small batch."""
 
 import asyncio
-import json
 import statistics
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.parts import StandInCloud, connected, publish_all, resident_mb, stack, until
+from bench.parts import StandInCloud, connected, publish_all, stack, until
 from bench.samples import DEVICES, FLEET_METRICS, PERIOD_MS, Sample, fleet, fleet_messages, replay
 from edge_agent.config import Uplink
 from proof.ports import free_ports
 from telemetry.columns import Columns
 from telemetry.wire import Dictionary, Header, encode
 
-MEMORY_DEVICES, MESSAGES_PER_DEVICE = 1000, 30
 SMALL_BATCHES = 20
 
 
@@ -26,7 +24,6 @@ async def _run(directory: Path) -> list[Figure]:
         *await _turbine_bytes(directory / "turbines"),
         *await asyncio.to_thread(_fleet_bytes),
         *await _small_batches(directory / "small"),
-        *await _memory(directory / "fleet"),
     ]
 
 
@@ -100,30 +97,3 @@ async def _small_batches(directory: Path) -> list[Figure]:
         Figure("the same against the device's JSON", later / json_bytes, "", at_most=0.7),
         Figure("the first of a connection, which defines its series", batch_bytes[0], "B"),
     ]
-
-
-async def _memory(directory: Path) -> list[Figure]:
-    pipeline = stack(directory, free_ports())
-    cloud = StandInCloud()
-    messages = [
-        (
-            f"devices/dev-{device:05d}/telemetry",
-            json.dumps({"ts": 1_750_000_000_000 + i * 1000, "temperature": 20 + i / 10, "humidity": 40.5 + i}).encode(),
-        )
-        for i in range(MESSAGES_PER_DEVICE)
-        for device in range(MEMORY_DEVICES)
-    ]
-    async with (
-        pipeline.running(["device-broker", "trunk-broker"]),
-        cloud.running(pipeline.ports.trunk),
-    ):
-        await pipeline.start("edge")
-        pid = pipeline.programs["edge"].pid
-        at_start = resident_mb(pid)
-        async with connected(pipeline.ports.mqtt, "bench-devices") as devices:
-            await publish_all(devices, messages)
-        await until(lambda: cloud.records >= 2 * len(messages), "all readings came up the trunk")
-        return [
-            Figure(f"agent, resident memory with {MEMORY_DEVICES:,} devices", resident_mb(pid), "MB", at_most=50),
-            Figure("agent, resident memory after its start", at_start, "MB"),
-        ]

@@ -1,44 +1,45 @@
 """The journal: the fingerprints of the last messages that the spool took, so that none is taken twice.
 
 A row of the table `journal` is one commit's keys, written in the same transaction as their records. Oldest
-rows go as soon as JOURNAL_KEYS_MAX keys are left without them. In memory the keys are in pages of some hundred,
-each with the id of its row, that are dropped as a whole: to take a key out of a table costs more than to put it in.
+rows go as soon as JOURNAL_KEYS_MAX keys are left without them. In memory they are arrays, 8 bytes a key. Only who
+asks needs a table of them, ten times as large, and hardly anybody does but after a reconnect: it is made for the
+first question, and dropped after UNASKED_MAX commits without another.
 """
 
 import sqlite3
+import threading
 from array import array
 from collections import deque
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 JOURNAL_KEYS_MAX = 16_384
-PAGE_KEYS = 512
-"""A page takes no more rows when it has as many."""
-
-
-@dataclass(slots=True)
-class _Page:
-    last_id: int
-    row_of: dict[int, int]
+UNASKED_MAX = 1_000
 
 
 class Journal:
-    """The keys of an open spool. Loaded from its database, which only `write` changes."""
+    """The keys of an open spool. Loaded from its database, which only `write` changes.
+
+    The event loop asks while the spool's thread adds, hence the lock.
+    """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._rows: deque[tuple[int, int]] = deque()  # (id, number of keys)
+        self._rows: deque[tuple[int, array[int]]] = deque()
         self._size = 0
-        self._forgotten = 0  # the id up to which rows are gone
-        self._pages: deque[_Page] = deque()
+        self._known: dict[int, int] | None = None  # key -> id of the row that holds it last
+        self._unasked = 0
+        self._lock = threading.Lock()
         for id_, blob in db.execute("SELECT id, keys FROM journal ORDER BY id"):
             keys = array("Q")
             keys.frombytes(blob)
             self._add(id_, keys)
 
     def __contains__(self, key: int) -> bool:
-        pages = tuple(self._pages)  # the event loop asks while the spool's thread may be adding one
-        return any(page.row_of.get(key, 0) > self._forgotten for page in pages)
+        with self._lock:
+            self._unasked = 0
+            if self._known is None:
+                self._known = {known: id_ for id_, keys in self._rows for known in keys}
+            return key in self._known
 
     def write(self, keys: Sequence[int], epoch: str, last_seq: int) -> None:
         """Write a commit's keys, within its transaction; `remember` them once it is durable.
@@ -54,9 +55,13 @@ class Journal:
     def remember(self, keys: Sequence[int]) -> None:
         """The commit is durable: its keys are known from now on, the oldest are forgotten."""
         if keys:
-            cut = self._cut(len(keys))
-            self._add(self._next_id, keys)
-            self._forget(cut)
+            with self._lock:
+                cut = self._cut(len(keys))
+                self._add(self._next_id, array("Q", keys))
+                self._forget(cut)
+                self._unasked += 1
+                if self._unasked > UNASKED_MAX:
+                    self._known = None
 
     @property
     def _next_id(self) -> int:
@@ -65,24 +70,23 @@ class Journal:
     def _cut(self, coming: int) -> int:
         """The id up to which rows may go once `coming` keys are added; 0: none."""
         left, cut = self._size + coming, 0
-        for id_, count in self._rows:
-            if left - count < JOURNAL_KEYS_MAX:
+        for id_, keys in self._rows:
+            if left - len(keys) < JOURNAL_KEYS_MAX:
                 break
-            left, cut = left - count, id_
+            left, cut = left - len(keys), id_
         return cut
 
-    def _add(self, id_: int, keys: Collection[int]) -> None:
-        self._rows.append((id_, len(keys)))
+    def _add(self, id_: int, keys: "array[int]") -> None:
+        self._rows.append((id_, keys))
         self._size += len(keys)
-        if not self._pages or len(self._pages[-1].row_of) >= PAGE_KEYS:
-            self._pages.append(_Page(id_, {}))
-        page = self._pages[-1]
-        page.last_id = id_
-        page.row_of.update(dict.fromkeys(keys, id_))
+        if self._known is not None:
+            self._known.update(dict.fromkeys(keys, id_))
 
     def _forget(self, cut: int) -> None:
-        self._forgotten = max(cut, self._forgotten)
         while self._rows and self._rows[0][0] <= cut:
-            self._size -= self._rows.popleft()[1]
-        while self._pages and self._pages[0].last_id <= cut:
-            self._pages.popleft()
+            id_, keys = self._rows.popleft()
+            self._size -= len(keys)
+            if (known := self._known) is not None:
+                for key in keys:
+                    if known.get(key) == id_:
+                        del known[key]

@@ -71,7 +71,7 @@ def connect(file: Path, owned: IO[bytes]) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA journal_size_limit=16777216")
-            db.execute("PRAGMA cache_size=-2048")  # KiB; a queue re-reads little
+            db.execute("PRAGMA cache_size=-512")  # KiB; a queue re-reads little
     except BaseException:
         db.close()
         owned.close()

@@ -1,16 +1,21 @@
 """The spool when it or the disk is full, when it is not alone, and the bounds of its journal and its series."""
 
 import random
+import sqlite3
 import subprocess
 import sys
+from array import array
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edge_agent.journal import JOURNAL_KEYS_MAX
+from edge_agent import journal
+from edge_agent.journal import JOURNAL_KEYS_MAX, Journal
 from edge_agent.spool import open_spool
-from edge_agent.spool_file import FORMATS, read_status
+from edge_agent.spool_file import FORMATS, SCHEMA, read_status
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError, SpoolFullError
 from telemetry.records import Loss, Records
@@ -84,6 +89,33 @@ def test_a_key_that_came_again_is_known_as_long_as_its_last_commit(tmp_path: Pat
         assert not spool.knows(1)
         spool.append(numbered(1, 1), [2])
         assert not spool.knows(2**64 - 1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.lists(st.integers(1, 30), max_size=4), st.booleans()), max_size=20))
+def test_the_journal_answers_alike_however_often_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, commits: list[tuple[list[int], bool]]
+) -> None:
+    """The table that answers is made, kept and dropped; a journal of eight keys that is always asked is the measure."""
+    monkeypatch.setattr(journal, "JOURNAL_KEYS_MAX", 8)
+    with closing(sqlite3.connect(":memory:")) as one, closing(sqlite3.connect(":memory:")) as other:
+        for db in (one, other):
+            db.executescript(SCHEMA)
+        monkeypatch.setattr(journal, "UNASKED_MAX", 2)
+        asked, always = Journal(one), Journal(other)
+        for last_seq, (keys, is_asked) in enumerate(commits, 1):
+            for each in (asked, always):
+                each.write(keys, "e", last_seq)
+                each.remember(keys)
+            expected = [key for key in range(31) if key in always]
+            assert expected == sorted({key for row in kept(other) for key in row})
+            if is_asked:
+                assert [key for key in range(31) if key in asked] == expected
+        assert [key for key in range(31) if key in asked] == [key for key in range(31) if key in always]
+
+
+def kept(db: sqlite3.Connection) -> list["array[int]"]:
+    return [array("Q", keys) for (keys,) in db.execute("SELECT keys FROM journal")]
 
 
 def test_a_series_is_dense_limited_and_durable_with_its_commit(tmp_path: Path) -> None:
