@@ -19,14 +19,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from bench import agent, collect, footprint, ingest, latency, outage, spool, wire, workers
+from bench import agent, collect, embedded, footprint, formats, ingest, latency, outage, spool, wire, workers
 from bench.figure import Figure, Table
 from bench.growth import backlog, devices, gateways, messages, series
 
 BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "ingest": ingest.run,
+    "embedded": embedded.run,
     "workers": workers.run,
     "collect": collect.run,
+    "formats": formats.run,
     "agent": agent.run,
     "footprint": footprint.run,
     "wire": wire.run,

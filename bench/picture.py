@@ -37,7 +37,7 @@ def lines(panel: Axes, x: Sequence[float], named: dict[str, Sequence[float]]) ->
     """Lines over the same x, from 0 up, with a legend if there are several."""
     for (name, y), colour in zip(named.items(), COLOURS, strict=False):
         panel.plot(x, y, linewidth=1.4, label=name, color=colour)
-    panel.set_ylim(bottom=0)
+    _from_zero(panel)
     _legend(panel)
 
 
@@ -55,8 +55,12 @@ def curves(
     if "y" in log:
         panel.set_yscale("log")
     else:
-        panel.set_ylim(bottom=0)
+        _from_zero(panel)
     _legend(panel)
+
+
+def _from_zero(panel: Axes) -> None:
+    panel.set_ylim(0, 1.06 * max(max(line.get_ydata()) for line in panel.get_lines()) or 1)
 
 
 def _legend(panel: Axes) -> None:

@@ -129,8 +129,8 @@ def _draw(rows: list[list[float | str]], path: Path) -> None:
         ("Opened", 3, "s", "x"),
         ("Resident memory when open", 4, "MB", "x"),
         ("Status", 5, "ms", "x"),
-        ("Drained", 6, "readings/s", "xy"),
-        ("Agent, processor time of a reading", 7, "µs", "xy"),
+        ("Drained", 6, "readings/s", "x"),
+        ("Agent, processor time of a reading", 7, "µs", "x"),
     )
     for panel, (title, at, unit, log) in zip(found, each, strict=True):
         shapes = {f"commits of {LARGE_COMMIT:,}": LARGE_COMMIT, "commits of one message": SMALL_COMMIT}

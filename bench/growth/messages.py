@@ -21,7 +21,7 @@ from proof.stack import Stack
 RATES_HZ = (1, 10, 100, 1_000, 3_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000)
 DEVICES, METRICS = 1_000, 4
 WARM_UP_S, SECONDS = 3, 8
-KEPT_UP = 0.95
+KEPT_UP = 0.9  # a commit more or less is 6 % of what is stored in SECONDS
 PARTS = ("edge", "ingest", "clickhouse", "device-broker", "trunk-broker", "publisher")
 HEADINGS = (
     "messages/s",

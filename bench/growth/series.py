@@ -46,7 +46,7 @@ def run(directory: Path) -> list[Figure | Table]:
 async def _row(directory: Path, series: int) -> list[float]:
     devices = series // METRICS
     messages = max(2 * devices, MESSAGES_MIN)
-    pipeline = stack(directory, free_ports())
+    pipeline = stack(directory, free_ports(), gateway_toml=f"collect.series_max = {series + 1}")
     async with pipeline.running():
         await warm(pipeline)
         agent, ingest, engine = (pipeline.programs[name].pid for name in ("edge", "ingest", "clickhouse"))

@@ -1,0 +1,83 @@
+"""The decode stage by format: readings per cpu-second, from messages as the collector hands them over to columns.
+
+A format joins by an entry in MESSAGES: for each kind of message that its devices send, a function that makes the
+one with a number. DEVICES devices send them in turn, CHUNK messages at a time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from bench.figure import Figure
+from edge_agent.config import Coap, GatewayConfig, Mapping
+from edge_agent.decode import Decoder
+from edge_agent.formats import FORMATS
+from telemetry.columns import Columns, Series
+from telemetry.delivery import Chunk
+
+DEVICES, CHUNK, CHUNKS, ROUNDS = 100, 250, 200, 5
+START_MS = 1_767_225_600_000
+
+
+def _utc(number: int) -> bytes:
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number)).isoformat().encode()
+
+
+MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
+    "json": {
+        "three numbers": lambda n: (
+            b'{"ts": %d, "temperature": %.2f, "humidity": %.2f, "pressure": %.1f}'
+            % (START_MS + n, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+        ),
+        "thirty numbers": lambda n: (
+            b'{"ts": %d, %s}'
+            % (START_MS + n, b", ".join(b'"metric%d": %.2f' % (m, (n + m) % 500 / 9) for m in range(30)))
+        ),
+        "a number, a boolean and a text": lambda n: (
+            b'{"ts": %d, "temperature": %.2f, "running": true, "state": "ok"}' % (START_MS + n, 20 + n % 1000 / 100)
+        ),
+        "three numbers, RFC 3339": lambda n: (
+            b'{"ts": "%s", "temperature": %.2f, "humidity": %.2f, "pressure": %.1f}'
+            % (_utc(n), 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+        ),
+        "three numbers, each tenth message one less": lambda n: (
+            b'{"ts": %d, "temperature": %.2f, "humidity": %d, "gust": %s}'
+            % (START_MS + n, 20 + n % 1000 / 100, n % 100, b"null" if n % 10 == 7 else b"1.5")
+        ),
+    },
+}
+
+
+def run(_directory: Path) -> list[Figure]:
+    missing = sorted(set(FORMATS) - set(MESSAGES))
+    assert not missing, f"bench/formats.py has no messages of {', '.join(missing)}"
+    return [_figure(format_, kind, make) for format_, kinds in MESSAGES.items() for kind, make in kinds.items()]
+
+
+def _figure(format_: str, kind: str, make: Callable[[int], bytes]) -> Figure:
+    chunks = [
+        _chunk([make(first + number) for number in range(CHUNK)], first) for first in range(0, CHUNK * CHUNKS, CHUNK)
+    ]
+    ids: dict[Series, int] = {}
+    config = GatewayConfig(gateway="g", coap=Coap(), mappings=(Mapping.model_validate({"format": format_}),))
+    decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)))
+    rates = [_rate(decoder, chunks) for _ in range(ROUNDS)]
+    return Figure(f"decode {format_}, {kind}: readings per cpu-second", median(rates), "/s")
+
+
+def _chunk(payloads: list[bytes], first: int) -> Chunk:
+    topics = [f"devices/dev-{(first + number) % DEVICES:04d}/telemetry" for number in range(len(payloads))]
+    return Chunk(START_MS, topics, payloads, [0] * len(payloads))
+
+
+def _rate(decoder: Decoder, chunks: Sequence[Chunk]) -> float:
+    readings = 0
+    began_s = time.process_time()
+    for chunk in chunks:
+        columns = Columns()
+        refused = decoder.decode(chunk, columns)
+        assert not refused, refused
+        readings += len(columns)
+    return readings / (time.process_time() - began_s)
