@@ -71,7 +71,7 @@ class Routes(dict[str, Decode]):
                 device = segments[parts.index("{device}")]
                 if fault := _fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id))
+                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id), mapping)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
                 self[topic] = decode

@@ -1,7 +1,8 @@
 """Payload formats: from the bytes of one message to readings. One file per format, one line in FORMATS.
 
-A format makes a decoder for a topic, `FORMATS[name](series)`. A decoder belongs to the messages of that topic and
-may remember what they have in common. `decode(payload, received_at_ms, into)`:
+A format makes a decoder for a topic, `FORMATS[name](series, mapping)`; its options are a section of the mapping. A
+decoder belongs to the messages of that topic and may remember what they have in common. `decode(payload,
+received_at_ms, into)`:
 - It appends the message's readings to `into` and returns None, or appends nothing and returns the reason, a
   sentence for the firmware's author. A message is taken whole or not at all.
 - It appends by `into.add`, all readings of one time at once: that is a few steps of C for a message, and none of
@@ -19,6 +20,7 @@ A new format is its file, its line here and in `edge_agent.config.Mapping`, a fo
 from collections.abc import Callable
 from typing import Protocol
 
+from edge_agent.config import Mapping
 from edge_agent.formats.json import JsonDecoder
 from edge_agent.readings import Readings, SeriesIds
 
@@ -31,6 +33,8 @@ class Decode(Protocol):
         ...
 
 
-Format = Callable[[SeriesIds], Decode]
+Format = Callable[[SeriesIds, Mapping], Decode]
 
-FORMATS: dict[str, Format] = {"json": JsonDecoder}
+FORMATS: dict[str, Format] = {
+    "json": lambda series, _: JsonDecoder(series),
+}

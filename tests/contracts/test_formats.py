@@ -1,12 +1,13 @@
 """What every payload format must keep: the cases of its folder, and the contract of `edge_agent.formats`.
 
 A case is a folder `tests/cases/formats/FORMAT/NAME` with a file `payload` and a file `expected.json`:
-{"readings": [[metric, value or text, measured_at in ms, quality], ...]} or {"refused": reason's beginning}.
-Every message arrives at RECEIVED_AT_MS.
+{"readings": [[metric, value or text, measured_at in ms, quality], ...]} or {"refused": reason's beginning}. A file
+`mapping.toml` has what the mapping says besides topic and format. Every message arrives at RECEIVED_AT_MS.
 """
 
 import json
 import math
+import tomllib
 from array import array
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.config import Mapping
 from edge_agent.formats import FORMATS, Decode
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
@@ -25,14 +27,24 @@ RECEIVED_AT_MS = 1_767_225_600_000  # 2026-01-01
 Reading = tuple[str, float | str, int, int]
 
 
-def decode(format_: str, payload: bytes, into: Columns | None = None) -> list[Reading] | str:
+def cases(format_: str) -> list[Path]:
+    return sorted((CASES / format_).iterdir())
+
+
+def mapping_of(case: Path) -> Mapping:
+    options = case / "mapping.toml"
+    written = tomllib.loads(options.read_text()) if options.exists() else {}
+    return Mapping.model_validate({"format": case.parent.name, **written})
+
+
+def decode(mapping: Mapping, payload: bytes, into: Columns | None = None) -> list[Reading] | str:
     """The readings that a payload becomes, or the reason of its refusal."""
     known: dict[Series, int] = {}
     columns = Columns() if into is None else into
     before = len(columns)
     series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
     readings = Readings()
-    reason = FORMATS[format_](series)(payload, RECEIVED_AT_MS, readings)
+    reason = FORMATS[mapping.format](series, mapping)(payload, RECEIVED_AT_MS, readings)
     readings.move_to(columns, RECEIVED_AT_MS)
     if reason is not None:
         assert len(columns) == len(columns.value) == before, "refused as a whole"
@@ -63,7 +75,7 @@ def parallel(columns: Columns) -> "list[array[int] | array[float]]":
 @pytest.mark.parametrize("case", sorted(CASES.glob("*/*/")), ids=lambda case: f"{case.parent.name}-{case.name}")
 def test_case(case: Path) -> None:
     expected = json.loads((case / "expected.json").read_text())
-    got = decode(case.parent.name, (case / "payload").read_bytes())
+    got = decode(mapping_of(case), (case / "payload").read_bytes())
     if "refused" in expected:
         assert isinstance(got, str)
         assert got.startswith(expected["refused"])
@@ -78,10 +90,10 @@ def test_every_format_has_cases_and_every_folder_a_format() -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_came_before_is_left_alone(format_: str) -> None:
     columns = Columns()
-    for case in sorted((CASES / format_).iterdir()):
+    for case in cases(format_):
         before = [list(column)[:] for column in parallel(columns)]
         texts = dict(columns.texts)
-        decode(format_, (case / "payload").read_bytes(), columns)
+        decode(mapping_of(case), (case / "payload").read_bytes(), columns)
         for earlier, column in zip(before, parallel(columns), strict=True):
             assert str(list(column)[: len(earlier)]) == str(earlier)
         assert texts.items() <= columns.texts.items()
@@ -102,28 +114,31 @@ def outcome(decoder: Decode, payload: bytes) -> tuple[str | None, list[tuple[obj
 def test_what_becomes_of_a_message_does_not_depend_on_those_before_it(format_: str, data: st.DataObject) -> None:
     known: dict[Series, int] = {}
     series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
-    one = FORMATS[format_](series)
-    payloads = [(case / "payload").read_bytes() for case in sorted((CASES / format_).iterdir())]
+    mapping = mapping_of(data.draw(st.sampled_from(cases(format_))))
+    make = FORMATS[format_]
+    one = make(series, mapping)
+    payloads = [(case / "payload").read_bytes() for case in cases(format_) if mapping_of(case) == mapping]
     some = data.draw(st.lists(st.sampled_from(payloads), min_size=1, max_size=3))
     for payload in data.draw(st.lists(st.sampled_from(some), max_size=10)):
-        assert outcome(one, payload) == outcome(FORMATS[format_](series), payload)
+        assert outcome(one, payload) == outcome(make(series, mapping), payload)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 @given(data=st.data())
 def test_no_payload_raises(format_: str, data: st.DataObject) -> None:
     """Random bytes, and the cases' payloads with bytes changed, dropped and doubled."""
-    seeds = [(case / "payload").read_bytes() for case in sorted((CASES / format_).iterdir())]
-    payload = bytearray(data.draw(st.one_of(st.sampled_from(seeds), st.binary(max_size=100)))[:2000])
+    case = data.draw(st.sampled_from(cases(format_)))
+    payload = bytearray(data.draw(st.one_of(st.just((case / "payload").read_bytes()), st.binary(max_size=100)))[:2000])
     for _ in range(data.draw(st.integers(0, 4))):
         at = data.draw(st.integers(0, len(payload)))
         piece = data.draw(st.one_of(st.binary(max_size=4), st.just(bytes(payload[at : at + 8]))))
         payload[at : at + data.draw(st.integers(0, 3))] = piece
-    decode(format_, bytes(payload))
+    decode(mapping_of(case), bytes(payload))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_deep_and_long_payloads_are_refused_in_time(format_: str) -> None:
+    mapping = mapping_of(cases(format_)[0])
     for payload in (
         b"[" * 200_000,
         b'{"a":' * 50_000,
@@ -131,4 +146,4 @@ def test_deep_and_long_payloads_are_refused_in_time(format_: str) -> None:
         b" " * 200_000,
         b'{"a":"' * 30_000,
     ):
-        assert isinstance(decode(format_, payload), str)
+        assert isinstance(decode(mapping, payload), str)

@@ -91,7 +91,7 @@ def test_a_format_with_a_defect_costs_one_message(
         into.texts[0] = "x"
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setitem(FORMATS, "json", lambda _series: broken)
+    monkeypatch.setitem(FORMATS, "json", lambda _series, _mapping: broken)
     columns = Columns()
     with caplog.at_level(logging.ERROR):
         refused = decoder().decode(chunk((TOPIC, b"1"), (TOPIC, b"2")), columns)
