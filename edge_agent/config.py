@@ -7,12 +7,14 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
+from edge_agent.readings import UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
@@ -36,6 +38,20 @@ def _pattern(topic: str) -> str:
     return topic
 
 
+def _path(path: str) -> str:
+    if not all(path.split(".")):
+        raise PydanticCustomError("path", "be a path, such as data.0.temperature")
+    return path
+
+
+def _time_zone(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise PydanticCustomError("time_zone", "be a time zone of this machine, such as Europe/Berlin or UTC") from None
+    return zone
+
+
 def _ip_address(address: str) -> str:
     try:
         ipaddress.ip_address(address)
@@ -52,7 +68,8 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Unit = Annotated[str, StringConstraints(max_length=32)]
+Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
+FieldPath = Annotated[str, AfterValidator(_path)]
 
 BATCH_BYTES_MAX = WIRE_BYTES_MAX * 3 // 4
 """Uncompressed, so that a batch which cannot be compressed stays below the trunk's limit."""
@@ -79,12 +96,37 @@ class Coap(Section):
     commit_wait_s_max: Seconds = 20.0
 
 
+class Objects(Section):
+    """What is taken from objects that are more than a flat one of metrics, see `edge_agent.formats.objects`."""
+
+    readings: FieldPath | Literal[""] = ""
+    fields: dict[str, FieldPath] = Field(default_factory=dict)  # metric -> path
+    ignore: tuple[FieldPath, ...] = ()
+    join: Annotated[str, StringConstraints(min_length=1, max_length=4)] = "."
+    time: FieldPath = "ts"
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+
+
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["json"] = "json"
+    format: Literal["cbor", "json", "msgpack", "senml-cbor", "senml-json"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    cbor: Objects | None = None
+    json_: Annotated[Objects | None, Field(alias="json")] = None  # BaseModel has a method `json`
+    msgpack: Objects | None = None
+
+    @model_validator(mode="after")
+    def _has_options_of_its_format(self) -> "Mapping":
+        for name, field in type(self).model_fields.items():
+            section = field.alias or name
+            if isinstance(getattr(self, name), Section) and section != self.format:
+                raise ValueError(
+                    f"the section {section} is for format = {section!r}, and this mapping has {self.format!r}"
+                )
+        return self
 
 
 class Collect(Section):
