@@ -47,6 +47,11 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
             % (START_MS + n, 20 + n % 1000 / 100, n % 100, b"null" if n % 10 == 7 else b"1.5")
         ),
     },
+    "text": {
+        "a number": lambda n: b"%.2f" % (20 + n % 1000 / 100),
+        "on and off": lambda n: (b"OFF", b"ON")[n % 2],
+        "a word": lambda n: (b"open", b"closed")[n % 2],
+    },
 }
 
 

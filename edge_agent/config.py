@@ -16,6 +16,9 @@ from broker_bridge.uplink import Limits
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
+PLACES = ("+", "{device}", "{metric}")
+"""The segments of a mapping's topic that stand for any text."""
+
 
 def _topic_filter(topic: str) -> str:
     """A topic filter of MQTT 3.1.1 4.7: `+` and `#` are segments of their own, `#` the last one."""
@@ -28,11 +31,13 @@ def _topic_filter(topic: str) -> str:
 
 
 def _pattern(topic: str) -> str:
-    """A mapping's topic: segments that are text, `+`, or, exactly once, `{device}`."""
+    """A mapping's topic: segments that are text, `+`, `{metric}`, or, exactly once, `{device}`."""
     segments = topic.split("/")
-    others = [segment for segment in segments if segment not in ("+", "{device}")]
+    others = [segment for segment in segments if segment not in PLACES]
     if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
-        raise PydanticCustomError("pattern", "have segments of text or +, and {device} as exactly one whole segment")
+        raise PydanticCustomError(
+            "pattern", "have segments of text, + or {metric}, and {device} as exactly one whole segment"
+        )
     return topic
 
 
@@ -53,6 +58,9 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Annotated[str, StringConstraints(max_length=32)]
+
+ONE_VALUE = ("text",)
+"""Formats whose messages are one value; the topic may name its metric."""
 
 BATCH_BYTES_MAX = WIRE_BYTES_MAX * 3 // 4
 """Uncompressed, so that a batch which cannot be compressed stays below the trunk's limit."""
@@ -83,8 +91,17 @@ class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["json"] = "json"
+    format: Literal["json", "text"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+
+    @model_validator(mode="after")
+    def _names_each_metric_once(self) -> "Mapping":
+        if "{metric}" in self.topic.split("/") and self.format not in ONE_VALUE:
+            raise ValueError(
+                f"topic names the metric, and so does the payload in format {self.format!r}. "
+                "Remove {metric}, or use format = 'text', which takes one value per topic"
+            )
+        return self
 
 
 class Collect(Section):

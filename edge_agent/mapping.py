@@ -1,8 +1,9 @@
 """Topic mapping: which part of a topic names the device, and which format and units its metrics have.
 
-A mapping's pattern is matched segment by segment: `{device}` takes a segment as the device's name, `+` takes
-any segment, everything else must be equal. The first mapping that matches wins. A CoAP path counts as a
-topic, and after the config's mappings comes COAP_MAPPING.
+A mapping's pattern is matched segment by segment: `{device}` takes a segment as the device's name, `{metric}` as
+the metric's, `+` takes any segment, everything else must be equal. Of several `{metric}` the metric's name is all
+of them, with / between them, which no segment contains: so two topics of a device never become one series. The
+first mapping that matches wins. A CoAP path counts as a topic, and after the config's mappings comes COAP_MAPPING.
 
 A topic is resolved once, and each combination of metrics that its messages bring is resolved once; then both
 are a dictionary look-up. These are caches: what is evicted is resolved again, to the same ids, by the spool.
@@ -19,6 +20,8 @@ from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
 COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
+VALUE = "value"
+"""The metric of a message that is one value, if its topic names none."""
 NAME_CHARS_MAX = 128
 TOPICS_MAX = 20_000
 SHAPES_MAX = 16
@@ -28,10 +31,14 @@ SeriesId = Callable[[Series], int]
 
 
 class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
-    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name."""
+    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name.
 
-    def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId) -> None:
+    metric: of messages that are one value.
+    """
+
+    def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId, metric: str = VALUE) -> None:
         super().__init__()
+        self.metric = metric
         self._device = device
         self._units = units
         self._series_id = series_id
@@ -71,7 +78,8 @@ class Routes(dict[str, Decode]):
                 device = segments[parts.index("{device}")]
                 if fault := _fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id), mapping)
+                metric = _metric(parts, segments)
+                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id, metric), mapping)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
                 self[topic] = decode
@@ -87,8 +95,15 @@ def pattern(topic: str) -> list[str]:
 def matches(parts: list[str], segments: list[str]) -> bool:
     """Whether a pattern matches a topic, both as segments."""
     return len(parts) == len(segments) and all(
-        part in ("+", "{device}", segment) for part, segment in zip(parts, segments, strict=True)
+        part == segment or part in config.PLACES for part, segment in zip(parts, segments, strict=True)
     )
+
+
+def _metric(parts: list[str], segments: list[str]) -> str:
+    """The metric that a topic names."""
+    if "{metric}" not in parts:
+        return VALUE
+    return "/".join(segment for part, segment in zip(parts, segments, strict=True) if part == "{metric}")
 
 
 def _fault(name: str) -> str | None:

@@ -7,11 +7,20 @@ a whole list at once. So formats add to these, and the decode stage moves them i
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from telemetry.columns import Columns
 
-SeriesIds = Mapping[tuple[str, ...], tuple[int, ...]]
-"""A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none."""
+
+class SeriesIds(Protocol):
+    """A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none.
+
+    metric: what a message of one value measures, as its topic says.
+    """
+
+    metric: str
+
+    def __getitem__(self, metrics: tuple[str, ...], /) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ received_at_ms, into)`:
   Python for a reading.
 - `series[metrics]` gives the ids of a device's metrics in their order, once their names have been checked; a
   FieldlineError from it is a reason too. Ask it last: a refused message should make no series. Ids never change.
+  `series.metric` is the metric of messages that are one value (`edge_agent.config.ONE_VALUE`).
 - What becomes of a message does not depend on the messages before it; only how fast that is done may.
 - No payload makes it raise. Time and memory are linear in the payload's length, which the caller limits.
 - No object, log call or function call per reading where numbers only come.
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from edge_agent.config import Mapping
 from edge_agent.formats.json import JsonDecoder
+from edge_agent.formats.text import TextDecoder
 from edge_agent.readings import Readings, SeriesIds
 
 
@@ -37,4 +39,5 @@ Format = Callable[[SeriesIds, Mapping], Decode]
 
 FORMATS: dict[str, Format] = {
     "json": lambda series, _: JsonDecoder(series),
+    "text": lambda series, _: TextDecoder(series),
 }
