@@ -47,6 +47,21 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
             % (START_MS + n, 20 + n % 1000 / 100, n % 100, b"null" if n % 10 == 7 else b"1.5")
         ),
     },
+    "influx": {
+        "three numbers": lambda n: (
+            b"weather,site=north temperature=%.2f,humidity=%.2f,samples=%di %d000000"
+            % (20 + n % 1000 / 100, 40 + n % 700 / 100, n % 60, START_MS + n)
+        ),
+        "ten lines of three numbers": lambda n: b"".join(
+            b"weather,room=r%d temperature=%.2f,humidity=%.2f,samples=%di %d000000\n"
+            % (room, 20 + n % 1000 / 100, 40 + n % 700 / 100, n % 60, START_MS + n)
+            for room in range(10)
+        ),
+        "a number, a boolean and a text": lambda n: (
+            b'weather,site=north temperature=%.2f,running=true,state="ok" %d000000'
+            % (20 + n % 1000 / 100, START_MS + n)
+        ),
+    },
     "text": {
         "a number": lambda n: b"%.2f" % (20 + n % 1000 / 100),
         "on and off": lambda n: (b"OFF", b"ON")[n % 2],

@@ -57,6 +57,7 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 Unit = Annotated[str, StringConstraints(max_length=32)]
 
 ONE_VALUE = ("text",)
@@ -87,12 +88,21 @@ class Coap(Section):
     commit_wait_s_max: Seconds = 20.0
 
 
+class Influx(Section):
+    """Options of format influx."""
+
+    precision: TimeUnit = "ns"
+    measurement: str | None = None
+    device_tag: str | None = None
+
+
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["json", "text"] = "json"
+    format: Literal["influx", "json", "text"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    influx: Influx | None = None
 
     @model_validator(mode="after")
     def _names_each_metric_once(self) -> "Mapping":

@@ -38,8 +38,8 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
 
     def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId, metric: str = VALUE) -> None:
         super().__init__()
+        self.device = device
         self.metric = metric
-        self._device = device
         self._units = units
         self._series_id = series_id
         self._ids: dict[str, int] = {}
@@ -58,7 +58,7 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
     def _id(self, metric: str) -> int:
         known = self._ids.get(metric)
         if known is None:
-            known = self._series_id(Series(self._device, metric, self._units.get(metric, "")))
+            known = self._series_id(Series(self.device, metric, self._units.get(metric, "")))
             self._ids[metric] = known
         return known
 

@@ -15,9 +15,10 @@ from telemetry.columns import Columns
 class SeriesIds(Protocol):
     """A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none.
 
-    metric: what a message of one value measures, as its topic says.
+    device, metric: as the topic names them; the metric is of messages that are one value.
     """
 
+    device: str
     metric: str
 
     def __getitem__(self, metrics: tuple[str, ...], /) -> tuple[int, ...]: ...

@@ -21,7 +21,8 @@ A new format is its file, its line here and in `edge_agent.config.Mapping`, a fo
 from collections.abc import Callable
 from typing import Protocol
 
-from edge_agent.config import Mapping
+from edge_agent.config import Influx, Mapping
+from edge_agent.formats.influx import InfluxDecoder
 from edge_agent.formats.json import JsonDecoder
 from edge_agent.formats.text import TextDecoder
 from edge_agent.readings import Readings, SeriesIds
@@ -38,6 +39,7 @@ class Decode(Protocol):
 Format = Callable[[SeriesIds, Mapping], Decode]
 
 FORMATS: dict[str, Format] = {
+    "influx": lambda series, mapping: InfluxDecoder(series, mapping.influx or Influx()),
     "json": lambda series, _: JsonDecoder(series),
     "text": lambda series, _: TextDecoder(series),
 }
