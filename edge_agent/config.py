@@ -88,6 +88,28 @@ class Coap(Section):
     commit_wait_s_max: Seconds = 20.0
 
 
+class Csv(Section):
+    """Options of format csv. The columns are named here, or by the first line of each message."""
+
+    columns: Annotated[tuple[str, ...], Field(max_length=4096)] | None = None  # "": one not taken
+    header: bool = False
+    delimiter: Literal[",", ";", "\t", "|"] = ","
+    decimal_comma: bool = False
+    time_column: str = "ts"
+    time_format: Literal["iso8601"] | TimeUnit = "iso8601"
+
+    @model_validator(mode="after")
+    def _knows_its_columns(self) -> "Csv":
+        named = [column for column in self.columns or () if column]
+        if self.header == bool(self.columns):
+            raise ValueError("give columns, or header = true if the first line of each message names them")
+        if len(set(named)) != len(named):
+            raise ValueError("columns must have different names")
+        if self.decimal_comma and self.delimiter == ",":
+            raise ValueError("decimal_comma needs another delimiter than ','")
+        return self
+
+
 class Influx(Section):
     """Options of format influx."""
 
@@ -96,13 +118,63 @@ class Influx(Section):
     device_tag: str | None = None
 
 
+class StructField(Section):
+    """A field of a fixed layout. Its reading is scale times the number in it, plus offset. pad: bytes to skip."""
+
+    name: str = ""
+    type: Literal["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64", "bool", "pad"]
+    scale: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
+    offset: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    bytes: Annotated[int, Field(ge=1, le=65536)] = 1  # of a pad
+
+    @model_validator(mode="after")
+    def _is_a_pad_or_has_a_name(self) -> "StructField":
+        if (self.type == "pad") == bool(self.name):
+            raise ValueError("every field but a pad must have a name, and a pad none")
+        if self.type != "pad" and self.bytes != 1:
+            raise ValueError("bytes is for fields of type pad")
+        return self
+
+
+class Struct(Section):
+    """Options of format struct: what is in each record, byte by byte. A field "ts" is the time."""
+
+    byte_order: Literal["little", "big"] = "little"
+    time_unit: TimeUnit = "s"
+    fields: Annotated[tuple[StructField, ...], Field(max_length=4096)]
+
+    @model_validator(mode="after")
+    def _has_metrics(self) -> "Struct":
+        names = [field.name for field in self.fields if field.type != "pad"]
+        if len(set(names)) != len(names):
+            raise ValueError("fields must have different names")
+        if not set(names) - {"ts"}:
+            raise ValueError("fields must have one beside ts and pads")
+        if any(
+            field.name == "ts" and (field.type == "bool" or field.scale != 1 or field.offset) for field in self.fields
+        ):
+            raise ValueError("ts must be a plain number of time_unit")
+        return self
+
+
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["influx", "json", "text"] = "json"
+    format: Literal["csv", "influx", "json", "struct", "text"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    csv: Csv | None = None
     influx: Influx | None = None
+    struct: Struct | None = None
+
+    @model_validator(mode="after")
+    def _has_the_section_of_its_format(self) -> "Mapping":
+        for name in ("csv", "influx", "struct"):
+            if getattr(self, name) is not None and self.format != name:
+                raise ValueError(f"the section {name} is for format = {name!r}, here it is {self.format!r}")
+        if self.format in ("csv", "struct") and getattr(self, self.format) is None:
+            raise ValueError(f"format {self.format!r} needs a section [mappings.{self.format}] that says what is in it")
+        return self
 
     @model_validator(mode="after")
     def _names_each_metric_once(self) -> "Mapping":

@@ -19,13 +19,16 @@ A new format is its file, its line here and in `edge_agent.config.Mapping`, a fo
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edge_agent.config import Influx, Mapping
+from edge_agent.formats.csv import CsvDecoder
 from edge_agent.formats.influx import InfluxDecoder
 from edge_agent.formats.json import JsonDecoder
+from edge_agent.formats.struct import StructDecoder
 from edge_agent.formats.text import TextDecoder
 from edge_agent.readings import Readings, SeriesIds
+from telemetry.config import Section
 
 
 class Decode(Protocol):
@@ -36,10 +39,20 @@ class Decode(Protocol):
         ...
 
 
+S = TypeVar("S", bound=Section)
+
+
+def _given(section: S | None) -> S:
+    assert section is not None, "edge_agent.config.Mapping requires it"
+    return section
+
+
 Format = Callable[[SeriesIds, Mapping], Decode]
 
 FORMATS: dict[str, Format] = {
+    "csv": lambda series, mapping: CsvDecoder(series, _given(mapping.csv)),
     "influx": lambda series, mapping: InfluxDecoder(series, mapping.influx or Influx()),
     "json": lambda series, _: JsonDecoder(series),
+    "struct": lambda series, mapping: StructDecoder(series, _given(mapping.struct)),
     "text": lambda series, _: TextDecoder(series),
 }

@@ -19,7 +19,6 @@ Limits: METRICS_MAX fields in a line, TEXT_BYTES_MAX per string, HEADS_MAX; the 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from math import isfinite
 from typing import NamedTuple
 
@@ -121,11 +120,13 @@ class InfluxDecoder:
         if not taken:
             return "the payload has no line with readings"
         try:
-            new_ids = iter(self._series[tuple(metric for _, line, _, _ in taken for metric in line.metrics)])
+            self._series[
+                tuple(dict.fromkeys(metric for _, line, _, _ in taken for metric in line.metrics))
+            ]  # all or none
         except FieldlineError as error:
             return str(error)
         for head, line, at, quality in taken:
-            ids = line.ids or tuple(islice(new_ids, len(line.metrics)))
+            ids = line.ids or self._series[line.metrics]
             into.add(ids, line.values, at, quality, line.texts)
             if line.match and head:
                 if len(self._known) >= HEADS_MAX:

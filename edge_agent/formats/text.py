@@ -35,7 +35,7 @@ class TextDecoder:
 
     def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
         """See `edge_agent.formats`; times in ms since 1970 UTC."""
-        value = _number(payload)
+        value = number(payload)
         if value is None:
             return self._text(payload, received_at_ms, into)
         if isnan(value):
@@ -69,7 +69,7 @@ class TextDecoder:
         return None
 
 
-def _number(payload: bytes) -> float | None:
+def number(payload: bytes) -> float | None:
     """What a payload says as a number, NaN if that is none; None for a text."""
     try:
         value = float(payload)
