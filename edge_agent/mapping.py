@@ -1,8 +1,9 @@
 """Topic mapping: which part of a topic names the device, and which format and units its metrics have.
 
-A mapping's pattern is matched segment by segment: `{device}` takes a segment as the device's name, `+` takes
-any segment, everything else must be equal. The first mapping that matches wins. A CoAP path counts as a
-topic, and after the config's mappings comes COAP_MAPPING.
+A mapping's pattern is matched segment by segment: `{device}` takes a segment as the device's name, `{metric}` as
+the metric's, `+` takes any segment, everything else must be equal. Of several `{metric}` the metric's name is all
+of them, with / between them, which no segment contains: so two topics of a device never become one series. The
+first mapping that matches wins. A CoAP path counts as a topic, and after the config's mappings comes COAP_MAPPING.
 
 A topic is resolved once, and each combination of metrics that its messages bring is resolved once; then both
 are a dictionary look-up. These are caches: what is evicted is resolved again, to the same ids, by the spool.
@@ -21,6 +22,8 @@ from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
 COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
+VALUE = "value"
+"""The metric of a message that is one value, if its topic names none."""
 TOPICS_MAX = 20_000
 SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
@@ -29,11 +32,16 @@ SeriesId = Callable[[Series], int]
 
 
 class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
-    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name or unit."""
+    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name or unit.
 
-    def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId) -> None:
+
+    metric: of messages that are one value.
+    """
+
+    def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId, metric: str = VALUE) -> None:
         super().__init__()
-        self._device = device
+        self.device = device
+        self.metric = metric
         self._units = units
         self._series_id = series_id
         self._ids: dict[Metric, int] = {}
@@ -62,7 +70,7 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
             name, unit = (metric, "") if isinstance(metric, str) else metric
             if name in self._units and name != metric:
                 return self._id(name)  # so that what is remembered stays as bounded as the series are
-            known = self._series_id(Series(self._device, name, self._units.get(name, unit)))
+            known = self._series_id(Series(self.device, name, self._units.get(name, unit)))
             self._ids[metric] = known
         return known
 
@@ -82,7 +90,8 @@ class Routes(dict[str, Decode]):
                 device = segments[parts.index("{device}")]
                 if fault := _fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id), mapping)
+                metric = _metric(parts, segments)
+                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id, metric), mapping)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
                 self[topic] = decode
@@ -98,8 +107,15 @@ def pattern(topic: str) -> list[str]:
 def matches(parts: list[str], segments: list[str]) -> bool:
     """Whether a pattern matches a topic, both as segments."""
     return len(parts) == len(segments) and all(
-        part in ("+", "{device}", segment) for part, segment in zip(parts, segments, strict=True)
+        part == segment or part in config.PLACES for part, segment in zip(parts, segments, strict=True)
     )
+
+
+def _metric(parts: list[str], segments: list[str]) -> str:
+    """The metric that a topic names."""
+    if "{metric}" not in parts:
+        return VALUE
+    return "/".join(segment for part, segment in zip(parts, segments, strict=True) if part == "{metric}")
 
 
 def _fault(name: str) -> str | None:

@@ -7,6 +7,7 @@ a whole list at once. So formats add to these, and the decode stage moves them i
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from telemetry.columns import Columns
 
@@ -16,8 +17,17 @@ UNIT_CHARS_MAX = 32
 Metric = str | tuple[str, str]
 """A metric's name, or its name and the unit that a message states: that counts unless the mapping gives one."""
 
-SeriesIds = Mapping[tuple[Metric, ...], tuple[int, ...]]
-"""A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none."""
+
+class SeriesIds(Protocol):
+    """A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none.
+
+    device, metric: as the topic names them; the metric is of messages that are one value.
+    """
+
+    device: str
+    metric: str
+
+    def __getitem__(self, metrics: tuple[Metric, ...], /) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)

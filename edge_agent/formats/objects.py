@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from edge_agent.config import Objects
 from edge_agent.formats.fields import METRICS_MAX, Sample, add_samples, sample, wrong_count
-from edge_agent.formats.times import milliseconds, milliseconds_in
+from edge_agent.formats.times import milliseconds
 from edge_agent.readings import NAME_CHARS_MAX, Readings, SeriesIds
 from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
@@ -92,7 +92,7 @@ class Selection:
         if ts is None:
             return sample(fields, received_at_ms, TIME_FROM_GATEWAY)
         options = self._options
-        return sample(fields, milliseconds_in(ts, options.time, options.time_unit, self._zone), TIME_FROM_DEVICE)
+        return sample(fields, milliseconds(ts, options.time, options.time_unit, self._zone), TIME_FROM_DEVICE)
 
     def _flatten(self, name: str, value: object, left_out: dict[str, Any], into: dict[str, Any]) -> None:
         if isinstance(value, dict):

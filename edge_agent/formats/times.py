@@ -1,79 +1,77 @@
 """When a device measured, in whole milliseconds since 1970 UTC, from the numbers and texts that devices send.
 
 A number without a stated unit is seconds below SECONDS_BELOW and milliseconds from there on: that is the year 5138 in
-seconds, 1973 in milliseconds. A text is RFC 3339; it has its zone, unless the mapping states one for those that do
-not. Then a time that the end of summer time makes ambiguous is the earlier one, and one that its beginning leaves out
-is read with the zone's former offset.
+seconds, 1973 in milliseconds. A text is ISO 8601 with its zone (as in RFC 3339); without one only if the mapping says
+which it is. Then a time that comes twice when summer time ends is the first of the two, and one that is left out when
+it begins is read with the zone's former offset.
 
 What lies outside of 2000-2099 is no time: a clock that was never set counts from 1970.
 """
 
-from datetime import UTC, datetime, tzinfo
-from typing import Annotated
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Literal
 
-import msgspec
+from edge_agent.config import TimeUnit
 
 SECONDS_BELOW = 1e11
 AT_MS_MIN = 946_684_800_000  # 2000-01-01
 AT_MS_MAX = 4_102_444_800_000  # 2100-01-01, itself excluded
 
-UNITS_PER_MS = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
-
-_Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
+_PER_S: dict[TimeUnit, int] = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
+_COUNT_MAX = 2**64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
 
 
-def milliseconds(ts: object, name: str = "ts") -> int | str:
-    """A time in ms since 1970 UTC, or the reason why it is none."""
-    if isinstance(ts, float) and AT_MS_MIN <= ts < AT_MS_MAX - 1:  # the common case first
-        return round(ts)
+def milliseconds(
+    ts: object, name: str = "ts", unit: Literal["auto"] | TimeUnit = "auto", zone: tzinfo | None = None
+) -> int | str:
+    """A number of `unit` or a text, which may be of `zone`, in ms since 1970 UTC; or the reason why it is no time.
+
+    "auto": its size says whether a number is seconds or milliseconds.
+    """
     if isinstance(ts, str):
-        return _of_text(ts, name, None)
+        return from_iso(ts, name, zone)
     if isinstance(ts, bool) or not isinstance(ts, int | float):
-        return f"{name} must be a number or an RFC 3339 string, got {_shown(ts)}"
+        return f"{name} must be a number or an ISO 8601 text, got {_shown(ts)}"
+    if unit != "auto":
+        return from_epoch(ts, unit, name)
     at = 0
-    if -AT_MS_MAX < ts < AT_MS_MAX:  # what no number is, is not either
+    if -AT_MS_MAX < ts < AT_MS_MAX:  # so neither NaN nor infinite
         at = round(ts * 1000) if -SECONDS_BELOW < ts < SECONDS_BELOW else round(ts)
     if not AT_MS_MIN <= at < AT_MS_MAX:
         return f"{name} must be seconds or milliseconds since 1970 that lie in 2000-2099, got {_shown(ts)}"
     return at
 
 
-def milliseconds_in(ts: object, name: str, unit: str, zone: tzinfo | None) -> int | str:
-    """As `milliseconds`, of a number in a unit of UNITS_PER_MS or "auto", or a text that may be of `zone`."""
-    if isinstance(ts, str):
-        return _of_text(ts, name, zone)
-    if unit == "auto" or isinstance(ts, bool) or not isinstance(ts, int | float):
-        return milliseconds(ts, name)
-    per_ms = UNITS_PER_MS[unit]
-    at = round(ts / per_ms) if 0 < ts < AT_MS_MAX * per_ms else 0
-    if not AT_MS_MIN <= at < AT_MS_MAX:
-        return f"{name} must be {unit} since 1970 that lie in 2000-2099, got {_shown(ts)}"
-    return at
+def from_epoch(count: float, unit: TimeUnit, name: str = "a time") -> int | str:
+    """A number of units since 1970, or the reason why it is no time."""
+    at = count * 1000 / _PER_S[unit] if -_COUNT_MAX < count < _COUNT_MAX else 0
+    if not AT_MS_MIN <= at <= AT_MS_MAX - 1:  # so is NaN
+        return f"{name} must be {unit} since 1970 that lie in 2000-2099, got {_shown(count)}"
+    return round(at)
 
 
-def _of_text(ts: str, name: str, zone: tzinfo | None) -> int | str:
+def from_iso(text: str, name: str = "a time", zone: tzinfo | None = None) -> int | str:
+    """ISO 8601 with a zone, or of `zone`; or the reason why it is none."""
     try:
-        if zone is None:
-            moment = msgspec.convert(ts, _Zoned)
-        else:
-            moment = msgspec.convert(ts, datetime)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=zone)
-        since = moment - _EPOCH
-    except (msgspec.ValidationError, OverflowError):
-        if zone is None:
-            return f"{name} must be RFC 3339 with a zone, such as 2026-01-31T12:00:00Z, got {ts[:60]!r}"
-        return f"{name} must be RFC 3339, such as 2026-01-31T12:00:00, got {ts[:60]!r}"
-    at = (since.days * 86_400 + since.seconds) * 1000 + round(since.microseconds / 1000)
-    if not AT_MS_MIN <= at < AT_MS_MAX:
-        return f"{name} must be seconds or milliseconds since 1970 that lie in 2000-2099, got {ts[:60]!r}"
-    return at
+        moment = datetime.fromisoformat(text)
+        if zone is not None and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
+        at = (moment - _EPOCH) / _MS
+    except (ValueError, TypeError, OverflowError):  # no date; one without a zone; too far away
+        example = "with a zone, such as 2026-01-31T12:00:00Z" if zone is None else "such as 2026-01-31T12:00:00"
+        return f"{name} must be ISO 8601 {example}, got {text[:60]!r}"
+    if not AT_MS_MIN <= at <= AT_MS_MAX - 1:
+        return f"{name} must lie in 2000-2099, got {text[:60]!r}"
+    return round(at)
 
 
 def _shown(ts: object) -> str:
     if isinstance(ts, bool):
         return str(ts).lower()
-    if isinstance(ts, int | float):
-        return f"{ts:.17g}" if -1e300 < ts < 1e300 or isinstance(ts, float) else "a huge number"
-    return "a list" if isinstance(ts, list) else "an object" if isinstance(ts, dict) else type(ts).__name__
+    if isinstance(ts, float):
+        return f"{ts:.17g}"
+    if isinstance(ts, int):
+        return str(ts) if abs(ts) < _COUNT_MAX else "an integer of more than 64 bits"
+    return "an array" if isinstance(ts, list) else "an object" if isinstance(ts, dict) else "bytes"
