@@ -78,16 +78,24 @@ class Selection:
         readings = _find(message, self._readings)
         if readings is None:
             raise FieldlineError(f"the message has nothing at {self._options.readings[:60]!r}")
-        return [self._sample(reading, message, received_at_ms) for reading in _each(readings)]
+        samples = (self._sample(reading, message, received_at_ms) for reading in _each(readings))
+        return [each for each in samples if each is not None]
 
-    def _sample(self, reading: object, message: object, received_at_ms: int) -> Sample:
+    def _sample(self, reading: object, message: object, received_at_ms: int) -> Sample | None:
+        """None if nothing is left of the reading: the rest is empty, or left out."""
         if not isinstance(reading, dict | list):
             raise FieldlineError("the payload must be an object, or an array of objects or arrays")
         fields: dict[str, Any] = {}
+        has_any = False
         for name, steps, left_out in self._fields:
             value = _look_up(steps, reading, message)
             if value is not None:
+                has_any = True
                 self._flatten(name, value, left_out, fields)
+        if not has_any:
+            raise FieldlineError("the message has none of the fields that the mapping names")
+        if not fields:
+            return None
         ts = _look_up(self._time, reading, message)
         if ts is None:
             return sample(fields, received_at_ms, TIME_FROM_GATEWAY)
