@@ -93,6 +93,29 @@ def edge_check(
         try_message(load(config), try_[0], payload_of(try_[1], sys.stdin.buffer, is_hex=is_hex))
 
 
+@edge_app.command("listen")
+def edge_listen(
+    config: Config,
+    topic: Annotated[
+        Optional[list[str]],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(metavar="FILTER", help="Listen to this instead of mqtt.topics; may be repeated."),
+    ] = None,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(min=0, help="Stop after so many seconds; default: at Ctrl-C."),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(min=1, help="Stop after so many messages."),
+    ] = None,
+) -> None:
+    """Show what arrives at the device broker, and what becomes of it. The running agent is not disturbed."""
+    from edge_agent.config import load
+    from edge_agent.listen import Options, run
+
+    run(load(config), Options(tuple(topic or ()), seconds, count))
+
+
 @edge_app.command("spool")
 def edge_spool(
     config: Config,

@@ -59,6 +59,11 @@ def _mappings(config: GatewayConfig) -> list[str]:
     return findings
 
 
+def unshared(topic: str) -> str:
+    """A topic filter without what makes it a shared subscription."""
+    return "/".join(_segments(topic))
+
+
 def _segments(topic: str) -> list[str]:
     """A topic filter's segments, without what makes it a shared subscription."""
     segments = topic.split("/")

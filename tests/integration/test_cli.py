@@ -59,6 +59,7 @@ PROMISED = [
     *(
         "edge run",
         "edge check",
+        "edge listen",
         "edge spool",
         "ingest run",
         "ingest import",
