@@ -7,12 +7,14 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
+from edge_agent.readings import UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
@@ -41,6 +43,20 @@ def _pattern(topic: str) -> str:
     return topic
 
 
+def _path(path: str) -> str:
+    if not all(path.split(".")):
+        raise PydanticCustomError("path", "be a path, such as data.0.temperature")
+    return path
+
+
+def _time_zone(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise PydanticCustomError("time_zone", "be a time zone of this machine, such as Europe/Berlin or UTC") from None
+    return zone
+
+
 def _ip_address(address: str) -> str:
     try:
         ipaddress.ip_address(address)
@@ -58,7 +74,8 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TimeUnit = Literal["s", "ms", "us", "ns"]
-Unit = Annotated[str, StringConstraints(max_length=32)]
+Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
+FieldPath = Annotated[str, AfterValidator(_path)]
 
 ONE_VALUE = ("text",)
 """Formats whose messages are one value; the topic may name its metric."""
@@ -157,22 +174,45 @@ class Struct(Section):
         return self
 
 
+class Objects(Section):
+    """What is taken from objects that are more than a flat one of metrics, see `edge_agent.formats.objects`."""
+
+    readings: FieldPath | Literal[""] = ""
+    fields: dict[str, FieldPath] = Field(default_factory=dict)  # metric -> path
+    ignore: tuple[FieldPath, ...] = ()
+    join: Annotated[str, StringConstraints(min_length=1, max_length=4)] = "."
+    time: FieldPath = "ts"
+    time_unit: Literal["auto"] | TimeUnit = "auto"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+
+
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["csv", "influx", "json", "struct", "text"] = "json"
+    format: Literal["cbor", "csv", "influx", "json", "msgpack", "senml-cbor", "senml-json", "struct", "text"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    cbor: Objects | None = None
     csv: Csv | None = None
     influx: Influx | None = None
+    json_: Annotated[Objects | None, Field(alias="json")] = None  # BaseModel has a method `json`
+    msgpack: Objects | None = None
     struct: Struct | None = None
 
     @model_validator(mode="after")
     def _has_the_section_of_its_format(self) -> "Mapping":
-        for name in ("csv", "influx", "struct"):
-            if getattr(self, name) is not None and self.format != name:
+        sections = {
+            "cbor": self.cbor,
+            "csv": self.csv,
+            "influx": self.influx,
+            "json": self.json_,
+            "msgpack": self.msgpack,
+            "struct": self.struct,
+        }
+        for name, section in sections.items():
+            if section is not None and self.format != name:
                 raise ValueError(f"the section {name} is for format = {name!r}, here it is {self.format!r}")
-        if self.format in ("csv", "struct") and getattr(self, self.format) is None:
+        if self.format in ("csv", "struct") and sections[self.format] is None:
             raise ValueError(f"format {self.format!r} needs a section [mappings.{self.format}] that says what is in it")
         return self
 

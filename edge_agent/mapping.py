@@ -9,20 +9,21 @@ A topic is resolved once, and each combination of metrics that its messages brin
 are a dictionary look-up. These are caches: what is evicted is resolved again, to the same ids, by the spool.
 
 Limits: TOPICS_MAX topics, SHAPES_MAX combinations of at most SHAPE_METRICS_MAX metrics per topic, names of
-NAME_CHARS_MAX characters. The number of series is limited by `series_id`, which raises FieldlineError.
+NAME_CHARS_MAX characters and units of UNIT_CHARS_MAX. The number of series is limited by `series_id`, which raises
+FieldlineError.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 from edge_agent import config
 from edge_agent.formats import FORMATS, Decode
+from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX, Metric
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
 COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
 VALUE = "value"
 """The metric of a message that is one value, if its topic names none."""
-NAME_CHARS_MAX = 128
 TOPICS_MAX = 20_000
 SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
@@ -30,8 +31,9 @@ SHAPE_METRICS_MAX = 256
 SeriesId = Callable[[Series], int]
 
 
-class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
-    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name.
+class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
+    """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name or unit.
+
 
     metric: of messages that are one value.
     """
@@ -42,12 +44,12 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
         self.metric = metric
         self._units = units
         self._series_id = series_id
-        self._ids: dict[str, int] = {}
+        self._ids: dict[Metric, int] = {}
 
-    def __missing__(self, metrics: tuple[str, ...]) -> tuple[int, ...]:
+    def __missing__(self, metrics: tuple[Metric, ...]) -> tuple[int, ...]:
         for metric in metrics:
-            if metric not in self._ids and (fault := _fault(metric)):
-                raise FieldlineError(f"the metric's name {metric[:60]!r} {fault}")
+            if metric not in self._ids:
+                self._check(metric)
         ids = tuple(map(self._id, metrics))
         if len(metrics) <= SHAPE_METRICS_MAX:
             if len(self) >= SHAPES_MAX:
@@ -55,10 +57,20 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
             self[metrics] = ids
         return ids
 
-    def _id(self, metric: str) -> int:
+    def _check(self, metric: Metric) -> None:
+        name, unit = (metric, "") if isinstance(metric, str) else metric
+        if fault := _fault(name):
+            raise FieldlineError(f"the metric's name {name[:60]!r} {fault}")
+        if len(unit) > UNIT_CHARS_MAX or not unit.isprintable():
+            raise FieldlineError(f"the unit {unit[:60]!r} of {name[:60]!r} is no text of at most {UNIT_CHARS_MAX}")
+
+    def _id(self, metric: Metric) -> int:
         known = self._ids.get(metric)
         if known is None:
-            known = self._series_id(Series(self.device, metric, self._units.get(metric, "")))
+            name, unit = (metric, "") if isinstance(metric, str) else metric
+            if name in self._units and name != metric:
+                return self._id(name)  # so that what is remembered stays as bounded as the series are
+            known = self._series_id(Series(self.device, name, self._units.get(name, unit)))
             self._ids[metric] = known
         return known
 

@@ -22,7 +22,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from edge_agent.config import Csv
-from edge_agent.formats.json import METRICS_MAX, TEXT_BYTES_MAX
+from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.formats.text import number
 from edge_agent.formats.times import from_epoch, from_iso
 from edge_agent.readings import Readings, SeriesIds

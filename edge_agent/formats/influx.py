@@ -23,8 +23,8 @@ from math import isfinite
 from typing import NamedTuple
 
 from edge_agent.config import Influx
+from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.formats.influx_line import Point, expression, parse
-from edge_agent.formats.json import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.formats.times import from_epoch
 from edge_agent.readings import Readings, SeriesIds
 from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from math import isinf, isnan
 
-from edge_agent.formats.json import TEXT_BYTES_MAX
+from edge_agent.formats.fields import TEXT_BYTES_MAX
 from edge_agent.readings import Readings, SeriesIds
 from telemetry.columns import NAN, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError

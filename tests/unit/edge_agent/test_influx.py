@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.config import Influx
+from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.formats.influx import HEADS_MAX, InfluxDecoder
-from edge_agent.formats.json import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
 from telemetry.columns import Series

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.formats.json import TEXT_BYTES_MAX
+from edge_agent.formats.fields import TEXT_BYTES_MAX
 from edge_agent.formats.text import TextDecoder
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
