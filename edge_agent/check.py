@@ -1,20 +1,15 @@
 """`fieldline edge check`: what is wrong with a config beyond its syntax, before the agent runs with it.
 
-`check` looks at the config and at the files it names; it connects to nothing. `try_message` decodes one
-payload as the running agent would, and touches no spool.
+`check` looks at the config and at the files it names; it connects to nothing. `edge_agent.preview` shows what would
+become of a message.
 """
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 from broker_bridge.config import Broker
 from edge_agent.config import PLACES, GatewayConfig, load
-from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
-from telemetry.clock import SystemClock
-from telemetry.columns import TIME_FROM_GATEWAY, Columns, Series
-from telemetry.delivery import Chunk
 from telemetry.errors import ConfigError
 
 
@@ -46,9 +41,7 @@ def _topics(config: GatewayConfig) -> list[str]:
 
 def _mappings(config: GatewayConfig) -> list[str]:
     """Mappings that no message reaches."""
-    topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
-    if config.coap:
-        topics.append(["telemetry", "+"])
+    topics = _collected(config)
     findings = []
     for index, mapping in enumerate(config.mappings):
         parts = pattern(mapping.topic)
@@ -64,6 +57,11 @@ def _mappings(config: GatewayConfig) -> list[str]:
                 "Add a topic to mqtt.topics or remove the mapping."
             )
     return findings
+
+
+def unshared(topic: str) -> str:
+    """A topic filter without what makes it a shared subscription."""
+    return "/".join(_segments(topic))
 
 
 def _segments(topic: str) -> list[str]:
@@ -115,17 +113,11 @@ def _spool(config: GatewayConfig) -> list[str]:
     return []
 
 
-def try_message(config: GatewayConfig, topic: str, payload: bytes) -> list[str] | str:
-    """What would become of a message: its readings, a line each, or the reason of its refusal."""
-    columns, names = Decoder.alone(config)(Chunk(SystemClock().now_ms(), [topic], [payload], [0]))
-    if columns.dead:
-        return columns.dead[0].reason
-    return [_line(columns, at, names[id_]) for at, id_ in enumerate(columns.series)]
+def _collected(config: GatewayConfig) -> list[list[str]]:
+    """The topic filters of what comes in, as segments."""
+    return [*map(_segments, config.mqtt.topics if config.mqtt else ()), *([["telemetry", "+"]] if config.coap else [])]
 
 
-def _line(columns: Columns, at: int, series: Series) -> str:
-    """Device, metric, value with its unit, time."""
-    value = repr(columns.texts[at]) if at in columns.texts else f"{columns.value[at]:.15g}"
-    when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC).isoformat(timespec="milliseconds")
-    by = " (its arrival)" if columns.quality[at] == TIME_FROM_GATEWAY else ""
-    return f"{series.device}  {series.metric} = {value} {series.unit}".rstrip() + f"  at {when}{by}"
+def is_collected(config: GatewayConfig, topic: str) -> bool:
+    """Whether a subscription brings messages of a topic, or a CoAP device can post to it."""
+    return any(_meets(topic.split("/"), segments) for segments in _collected(config))

@@ -99,6 +99,13 @@ class Routes(dict[str, Decode]):
         raise FieldlineError(f"topic {topic[:200]!r} matches no mapping in gateway.toml")
 
 
+def mapping_of(mappings: Iterable[config.Mapping], topic: str) -> tuple[int, config.Mapping] | None:
+    """The first mapping that takes a topic, and its place in the config; COAP_MAPPING's is behind the last."""
+    segments = topic.split("/")
+    places = enumerate((*mappings, COAP_MAPPING))
+    return next(((place, m) for place, m in places if matches(pattern(m.topic), segments)), None)
+
+
 def pattern(topic: str) -> list[str]:
     """A mapping's topic as its segments."""
     return topic.split("/")

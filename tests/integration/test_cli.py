@@ -59,6 +59,7 @@ PROMISED = [
     *(
         "edge run",
         "edge check",
+        "edge listen",
         "edge spool",
         "ingest run",
         "ingest import",
@@ -281,10 +282,13 @@ def test_check_names_file_and_key_of_what_would_not_work(place: Path) -> None:
 
 def test_check_tries_a_message(place: Path) -> None:
     def tried(payload: str) -> Done:
-        return fieldline("edge", "check", "-c", "good.toml", "--try", "telemetry/t1", payload, cwd=place)
+        options = ("-c", "good.toml", "--try", "telemetry/t1", "-", "--hex")
+        return fieldline("edge", "check", *options, cwd=place, stdin=payload.encode().hex(" "))
 
     good = tried('{"ts": 1767225600, "power": 1.5, "gust": null}')
-    assert good == Done(0, "good.toml: no problems found\nt1  power = 1.5  at 2026-01-01T00:00:00.000+00:00\n", "")
+    assert (good.status, good.err) == (0, "")
+    assert good.out.startswith("good.toml: no problems found\nmapping: ")
+    assert "│ t1     │ power  │   1.5 │      │ 2026-01-01T00:00:00.000Z │ time of the device │\n" in good.out
     broken = tried('{"power": [1]}')
     assert broken.status == 1
     assert broken.err.startswith("fieldline: it would become a dead letter: 'power' is an array")
