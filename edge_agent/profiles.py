@@ -18,7 +18,7 @@ def profiles() -> dict[str, list[dict[str, Any]]]:
 
 def expanded(mappings: object) -> object:
     """Mappings as read from the file, with those of profiles. Raises ValueError, a sentence."""
-    if not isinstance(mappings, list):
+    if not isinstance(mappings, list | tuple):
         return mappings
     return [each for mapping in mappings for each in _of(mapping)]
 
