@@ -34,7 +34,6 @@ SeriesId = Callable[[Series], int]
 class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
     """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name or unit.
 
-
     metric: of messages that are one value.
     """
 

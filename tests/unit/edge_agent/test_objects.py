@@ -58,8 +58,20 @@ def test_metrics_and_readings_are_limited() -> None:
     assert decode({"a": [1] * (METRICS_MAX + 1)})[0] == "the message has 4097 metrics, at most 4096 are allowed"
     halves = [{f"m{number}": 1 for number in range(first, first + 4000)} for first in (0, 4000)]
     assert decode(halves)[0] == "the message has 8000 metrics, at most 4096 are allowed"
-    assert decode([{"a": 1}] * (READINGS_MAX + 1))[0] == "the message has more than 100000 readings"
+    assert str(decode([{"a": 1}] * (READINGS_MAX + 1))[0]).startswith("the message has more than 100000 readings")
     assert len(decode([{"a": 1}] * READINGS_MAX)[1].value) == READINGS_MAX
+
+
+@pytest.mark.parametrize("common", [[1] * METRICS_MAX, "x" * 60_000])
+def test_what_a_message_says_once_is_not_repeated_without_end(common: object) -> None:
+    """50,000 readings with 4,096 values of the message, or a text of 60 kB, each."""
+    tracemalloc.start()
+    reason, readings = decode({"common": common, "data": [{}] * 50_000}, readings="data", fields={"a": "common"})
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert str(reason).startswith("the message has more than 100000 readings, or 16777216 characters")
+    assert not readings.value
+    assert peak_bytes < 60_000_000
 
 
 def test_a_unit_of_the_message_is_the_series_unit_unless_the_mapping_says_one() -> None:
