@@ -71,6 +71,13 @@ def struct(field: str) -> str:
             "mappings = [{format = 'struct'}]",
             "mappings.0: format 'struct' needs a section [mappings.struct] that says what is in it",
         ),
+        ("mappings = [{topic = 'a/#/b', ignore = true}]", "must be an MQTT topic filter, such as devices/+/telemetry"),
+        (
+            "mappings = [{topic = 'a/#', ignore = true, units = {a = 'W'}}]",
+            "mappings.0: a mapping with ignore = true has a topic and nothing else",
+        ),
+        ("mappings = [{rename = {a = 'x', b = 'x'}}]", "mappings.0: rename must give different names, or two"),
+        ("mappings = [{rename = {a = ''}}]", "mappings.0.rename.a must have at least 1 character"),
         (csv(""), "mappings.0.csv: give columns, or header = true"),
         (csv("header = true, columns = ['a']"), "mappings.0.csv: give columns, or header = true"),
         (csv("columns = ['a', '', 'a', '']"), "mappings.0.csv: columns must have different names"),
