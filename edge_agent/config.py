@@ -119,7 +119,7 @@ class Csv(Section):
     header: bool = False
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal_comma: bool = False
-    time_column: str = "ts"
+    time_column: Annotated[str, StringConstraints(min_length=1)] = "ts"
     time_format: Literal["iso8601"] | TimeUnit = "iso8601"
 
     @model_validator(mode="after")
@@ -129,6 +129,8 @@ class Csv(Section):
             raise ValueError("give columns, or header = true if the first line of each message names them")
         if len(set(named)) != len(named):
             raise ValueError("columns must have different names")
+        if self.columns and not set(named) - {self.time_column}:
+            raise ValueError("columns must name one beside the time's")
         if self.decimal_comma and self.delimiter == ",":
             raise ValueError("decimal_comma needs another delimiter than ','")
         return self

@@ -158,6 +158,8 @@ def _from_header(columns: tuple[str, ...], time_column: str) -> _Layout | str:
         if column in seen:
             return f"the header has the column {column[:60]!r} twice"
         seen.add(column)
+    if not seen - {time_column}:
+        return "the header has no column beside the time's" if seen else "the payload has no line of values"
     return _layout(columns, time_column)
 
 

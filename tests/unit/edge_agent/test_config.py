@@ -81,6 +81,7 @@ def struct(field: str) -> str:
         (csv(""), "mappings.0.csv: give columns, or header = true"),
         (csv("header = true, columns = ['a']"), "mappings.0.csv: give columns, or header = true"),
         (csv("columns = ['a', '', 'a', '']"), "mappings.0.csv: columns must have different names"),
+        (csv("columns = ['ts', '']"), "mappings.0.csv: columns must name one beside the time's"),
         (csv("header = true, decimal_comma = true"), "decimal_comma needs another delimiter than ','"),
         (csv("header = true, delimiter = 'x'"), "mappings.0.csv.delimiter must be ',', ';', '\\t' or '|', got 'x'"),
         (struct("name = 'a', type = 'u24'"), "mappings.0.struct.fields.0.type must be 'u8', 'u16',"),
