@@ -19,6 +19,7 @@ Limits: METRICS_MAX fields in a line, TEXT_BYTES_MAX per string, HEADS_MAX; the 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from math import isfinite
 from typing import NamedTuple
@@ -36,6 +37,8 @@ HEADS_MAX = 64
 LEARNED_MAX = 8
 """Of one message: an expression costs a millisecond, and a message may have thousands of lines."""
 
+_escaped = partial(re.compile(r"[,=.\\]").sub, r"\\\g<0>")
+_escaped_field = partial(re.compile(r"[,=\\]").sub, r"\\\g<0>")
 Match = Callable[[bytes], re.Match[bytes] | None]
 
 
@@ -152,12 +155,7 @@ def _metrics(point: Point, options: Influx, device: str) -> tuple[str, ...] | st
     tags = dict(point.tags)
     if options.device_tag is not None and (named := tags.pop(options.device_tag, "")) != device:
         return f"its tag {options.device_tag!r} must be the topic's device {device!r}, got {named[:60]!r}"
-    parts = [] if options.measurement is not None else [_written(point.measurement)]
-    parts += [f"{_written(tag)}={_written(value)}" for tag, value in sorted(tags.items())]
+    parts = [] if options.measurement is not None else [_escaped(point.measurement)]
+    parts += [f"{_escaped(tag)}={_escaped(value)}" for tag, value in sorted(tags.items())]
     before = f"{','.join(parts)}." if parts else ""
-    return tuple(f"{before}{_written(field, ',=')}" for field in point.fields)
-
-
-def _written(name: str, special: str = ",=.") -> str:
-    """With a backslash before special characters and before itself."""
-    return re.sub(rf"([{special}\\])", r"\\\1", name)
+    return tuple(f"{before}{_escaped_field(field)}" for field in point.fields)
