@@ -20,7 +20,7 @@ from telemetry.errors import FieldlineError
 
 COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
 NAME_CHARS_MAX = 128
-TOPICS_MAX = 20_000
+TOPICS_MAX = 100_000
 SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
 
