@@ -25,7 +25,8 @@ import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from tests.brokers import HOST, free_port, wait_until
+from proof.ports import free_port
+from tests.brokers import HOST, wait_until
 from tests.clickhouse import ROOT, Server, clickhouse
 
 SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
