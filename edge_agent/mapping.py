@@ -31,7 +31,7 @@ COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
 VALUE = "value"
 """The metric of a message that is one value, if its topic names none."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
-TOPICS_MAX = 20_000
+TOPICS_MAX = 100_000
 SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
 
@@ -44,6 +44,8 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
     metric: of messages that are one value. only: the metrics that are taken, None for all; the id of others is
     DROPPED. rename: the device's name of a metric -> ours.
     """
+
+    __slots__ = ("_ids", "_only", "_rename", "_series_id", "_units", "device", "metric")
 
     def __init__(
         self,
@@ -58,7 +60,6 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
         super().__init__()
         self._only = only
         self._rename = rename
-        self._sources = {ours: theirs for theirs, ours in rename.items()}
         self.device = device
         self.metric = metric
         self._units = units
@@ -80,8 +81,8 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
         name, unit = (metric, "") if isinstance(metric, str) else metric
         if self._only is not None and name not in self._only:
             return
-        if name in self._sources and name not in self._rename:
-            raise FieldlineError(f"the metric {name!r} has the name that rename gives to {self._sources[name][:60]!r}")
+        if name not in self._rename and name in self._rename.values():
+            raise FieldlineError(f"the metric {name!r} has the name that rename gives to another")
         if fault := _fault(self._rename.get(name, name)):
             raise FieldlineError(f"the metric's name {name[:60]!r} {fault}")
         if len(unit) > UNIT_CHARS_MAX or not unit.isprintable():

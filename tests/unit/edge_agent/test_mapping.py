@@ -99,7 +99,7 @@ def test_a_name_that_rename_gives_away_is_taken() -> None:
     decode = Routes([Mapping(rename={"t": "temperature", "a": "b", "b": "a"})], ids)["devices/d/telemetry"]
     for payload in (b'{"temperature": 1}', b'{"t": 1, "temperature": 2}'):
         reason = decode(payload, 0, Readings())
-        assert reason == "the metric 'temperature' has the name that rename gives to 't'"
+        assert reason == "the metric 'temperature' has the name that rename gives to another"
     assert not ids.known
     assert decode(b'{"t": 1, "a": 2, "b": 3}', 0, Readings()) is None
     assert [series.metric for series in ids.known] == ["temperature", "b", "a"]
