@@ -73,13 +73,22 @@ def _segments(topic: str) -> list[str]:
 def _covers(parts: list[str], topics: list[str]) -> bool:
     """Whether a mapping matches every topic of a filter or of another mapping."""
     any_text = "\0"  # stands in no pattern: only places match it
-    return "#" not in topics and matches(parts, [any_text if t in PLACES else t for t in topics])
+    if topics[-1] == "#":  # the shortest of its topics is what comes before; all others are that and a rest
+        topics = topics[:-1]
+        if parts[-1] != "#":
+            return False
+    return matches(parts, [any_text if t in PLACES else t for t in topics])
 
 
 def _meets(parts: list[str], topics: list[str]) -> bool:
     """Whether a mapping and a filter have a topic in common."""
-    if topics[-1] == "#":
+    if topics[-1] == parts[-1] == "#":
+        common = min(len(topics), len(parts)) - 1
+        topics, parts = topics[:common], parts[:common]
+    elif topics[-1] == "#":
         topics = topics[:-1] + ["+"] * (len(parts) - len(topics) + 1)
+    elif parts[-1] == "#":
+        parts = parts[:-1] + ["+"] * (len(topics) - len(parts) + 1)
     same = zip(parts, topics, strict=False)
     return len(parts) == len(topics) and all(t in ("+", p) or p in PLACES for p, t in same)
 

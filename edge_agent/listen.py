@@ -136,7 +136,7 @@ def told(message: Message, fate: Fate) -> Text:
         text.append(f"\n    {device}  {metric} = {value} {unit}".rstrip() + f"  at {when}, {quality}")
     if len(fate.readings) > READINGS_MAX:
         text.append(f"\n    and {len(fate.readings) - READINGS_MAX} readings more")
-    return text if fate.readings else text.append("\n    no reading: it has no value but null")
+    return text.append(f"\n    {fate.silence}") if fate.silence else text
 
 
 def run(config: GatewayConfig, options: Options) -> None:

@@ -27,12 +27,13 @@ HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality")
 class Fate(NamedTuple):
     """Of one message. mapping: which one takes it, in words. readings: a row each, under HEADINGS.
 
-    reason: why it would be a dead letter, None if it would not.
+    reason: why it would be a dead letter, None if it would not. silence: why it has no readings else.
     """
 
     mapping: str
     readings: list[tuple[str, ...]]
     reason: str | None
+    silence: str = ""
 
 
 class Preview:
@@ -50,15 +51,15 @@ class Preview:
         oversized = {} if bytes_ is None else {0: bytes_}
         refused = self._decoder.decode(Chunk(received_at_ms, [topic], [payload], [0], oversized=oversized), columns)
         rows = [] if refused else [self._row(columns, at) for at in range(len(columns))]
-        return Fate(self._mapping(topic), rows, refused.get(0))
-
-    def _mapping(self, topic: str) -> str:
         found = mapping_of(self._config.mappings, topic)
         if found is None:
-            return "none"
+            return Fate("none", rows, refused.get(0))
         place, mapping = found
         name = f"mappings.{place}" if place < len(self._config.mappings) else "CoAP's own"
-        return f"{name}, topic {mapping.topic}, format {mapping.format}"
+        if mapping.ignore:
+            return Fate(f"{name}, topic {mapping.topic}", rows, None, "ignored, as the mapping says")
+        silence = "" if rows or refused else "no reading: it has no value that the mapping takes"
+        return Fate(f"{name}, topic {mapping.topic}, format {mapping.format}", rows, refused.get(0), silence)
 
     def _series_id(self, series: Series) -> int:
         if series not in self._ids:
@@ -88,7 +89,7 @@ def try_message(config: GatewayConfig, topic: str, payload: bytes) -> None:
     if fate.readings:
         console().print(table_of(fate.readings))
     else:
-        print("It would give no reading: it has no value but null.")
+        print(f"It would be acknowledged and give nothing: {fate.silence}.")
 
 
 def console() -> Console:

@@ -10,6 +10,7 @@ from typing import Self
 from edge_agent.collect.coap import CoapCollector
 from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.columns import Columns, Series
 from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
@@ -52,13 +53,6 @@ class Sink:
             self.held.append(delivery)
         else:
             delivery.settle(Outcome(refused) if refused else DURABLE)
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -12,9 +12,10 @@ from edge_agent.config import Coap, Collect, GatewayConfig, Spool
 from edge_agent.decode import Decoder
 from edge_agent.spool import Spool as OpenSpool
 from edge_agent.spool import open_spool
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
-from tests.coap import ACK, MAX_AGE, NON, Device, FakeClock, Sink, free_port, message, serving, until
+from tests.coap import ACK, MAX_AGE, NON, Device, FakeClock, Sink, message, serving, until
 
 EMPTY_ACK_DELAY_S = 0.15
 

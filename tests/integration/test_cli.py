@@ -21,10 +21,10 @@ import fieldline as program
 import proof.ports
 from analytics.migrate import migrate
 from ingest.clickhouse.client import connect
+from proof.ports import free_port
 from telemetry.errors import FieldlineError
-from tests.brokers import HOST, free_port
+from tests.brokers import HOST
 from tests.clickhouse import Server, clickhouse
-from tests.coap import free_port as free_udp_port
 from tests.commands import Done, fieldline
 
 NOWHERE = "http://127.0.0.1:1"
@@ -214,7 +214,7 @@ def place(tmp_path: Path) -> Path:
     """A directory with a file in a directory's place, and configs."""
     (tmp_path / "file").write_text("not a directory")
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
-    (tmp_path / "good.toml").write_text(f'gateway = "g"\nspool.free_bytes_min = 0\ncoap.port = {free_udp_port()}\n')
+    (tmp_path / "good.toml").write_text(f'gateway = "g"\nspool.free_bytes_min = 0\ncoap.port = {free_port()}\n')
     (tmp_path / "bad.toml").write_text('gateway = "g g"\ncoap.port = 0\nuplink.batch_age_max_s = 1\n')
     (tmp_path / "nospool.toml").write_text('gateway = "g"\ncoap = {}\nspool.path = "file/spool"\n')
     return tmp_path

@@ -54,6 +54,18 @@ def test_a_metric_in_a_mapping_stands_for_any_segment(tmp_path: Path) -> None:
     assert "no message comes to '+/{device}/{metric}'" in dead
 
 
+def test_what_is_ignored_covers_topics_too(tmp_path: Path) -> None:
+    ignored = "mappings = [{topic = 'a/#', ignore = true}, {topic = 'b/+', ignore = true}, "
+    assert findings(tmp_path, f"mqtt.topics = ['a/#', 'a/b/#', 'a', 'a/+/c', 'b/+']\n{ignored}]") == []
+    [rest] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/#']\n{ignored}]")
+    assert "'b/#' brings some messages that no mapping matches" in rest
+    [unfed] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/+']\n{ignored} {{topic = 'x/y/#', ignore = true}}]")
+    assert "no message comes to 'x/y/#'" in unfed
+    [shadowed] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/+']\n{ignored} {{topic = 'a/{{device}}'}}]")
+    assert "'a/{device}' is never reached, 'a/#' comes first" in shadowed
+    assert findings(tmp_path, "mqtt.topics = ['a/#']\nmappings = [{topic = 'a/b/#', ignore = true}]") != []
+
+
 def test_a_coap_mapping_is_reached_only_with_coap(tmp_path: Path) -> None:
     mapping = "mappings = [{}, {topic = 'telemetry/{device}', units = {power = 'kW'}}]"
     assert findings(tmp_path, f"coap = {{}}\nmqtt = {{}}\n{mapping}") == []

@@ -31,9 +31,15 @@ def test_readings_and_the_mapping_that_takes_them() -> None:
     assert Preview(config())("telemetry/t1", b"{}", NOW).mapping.startswith("CoAP's own, topic telemetry/{device}")
 
 
+def test_what_is_ignored() -> None:
+    preview = Preview(config(Mapping(topic="a/#", ignore=True), Mapping(topic="b/{device}", only=("x",))))
+    assert preview("a/b", b"?", NOW) == ("mappings.0, topic a/#", [], None, "ignored, as the mapping says")
+    assert preview("b/d", b'{"y": 1}', NOW).silence == "no reading: it has no value that the mapping takes"
+
+
 def test_dead_letters_and_why() -> None:
     preview = Preview(config(Mapping()))
-    assert preview("x/y", b"1", NOW) == ("none", [], "topic 'x/y' matches no mapping in gateway.toml")
+    assert preview("x/y", b"1", NOW)[:3] == ("none", [], "topic 'x/y' matches no mapping in gateway.toml")
     assert preview("devices/d/telemetry", b"", NOW).reason == "the payload is empty"
     assert preview("devices/d/telemetry", b"{", NOW, 300_000).reason == (
         "the payload has 300000 bytes, payload_bytes_max is 262144"
@@ -55,7 +61,7 @@ def test_what_is_tried_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     try_message(config(Mapping(topic="x/{device}")), "x/y", b'{"a": null}')
     assert capsys.readouterr().out.splitlines()[1:] == [
         "No message comes to 'x/y': mqtt.topics does not have it. Tried all the same:",
-        "It would give no reading: it has no value but null.",
+        "It would be acknowledged and give nothing: no reading: it has no value that the mapping takes.",
     ]
     with pytest.raises(FieldlineError, match="it would become a dead letter: the payload is empty"):
         try_message(config(Mapping()), "devices/d/telemetry", b"")
