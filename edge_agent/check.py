@@ -48,7 +48,7 @@ def _mappings(config: GatewayConfig) -> list[str]:
     """Mappings that no message reaches."""
     topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
     if config.coap:
-        topics.append(["telemetry", "+"])
+        topics.append(["telemetry", "#"])
     findings = []
     for index, mapping in enumerate(config.mappings):
         parts = pattern(mapping.topic)

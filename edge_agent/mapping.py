@@ -25,6 +25,8 @@ SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
 
 SeriesId = Callable[[Series], int]
+Route = str | tuple[str, tuple[str, ...]]
+"""A topic, or a topic and the formats that a message of it says it may be in, the usual one first."""
 
 
 class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
@@ -56,25 +58,27 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
         return known
 
 
-class Routes(dict[str, Decode]):
-    """Topic -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
+class Routes(dict[Route, Decode]):
+    """Route -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
 
     def __init__(self, mappings: Iterable[config.Mapping], series_id: SeriesId) -> None:
         super().__init__()
         self._patterns = [(pattern(m.topic), m) for m in (*mappings, COAP_MAPPING)]
         self._series_id = series_id
 
-    def __missing__(self, topic: str) -> Decode:
+    def __missing__(self, route: Route) -> Decode:
+        topic, formats = (route, ()) if isinstance(route, str) else route
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
                 device = segments[parts.index("{device}")]
                 if fault := _fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id), mapping)
+                name = mapping.format if not formats or mapping.format in formats else formats[0]
+                decode = FORMATS[name](DeviceSeries(device, mapping.units, self._series_id), mapping)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
-                self[topic] = decode
+                self[route] = decode
                 return decode
         raise FieldlineError(f"topic {topic[:200]!r} matches no mapping in gateway.toml")
 

@@ -8,6 +8,7 @@ keep it from starting.
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from broker_bridge.uplink import Uplink
@@ -74,7 +75,7 @@ async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
     commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
-    collectors = make_collectors(config, clock)
+    collectors = make_collectors(config, clock, spool.knows)
     health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble)
     uplink = Uplink(
         source=spool,
@@ -109,8 +110,11 @@ class _Stopping(Exception):  # noqa: N818 - not an error
     pass
 
 
-def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]:
-    """The collectors that the config switches on. A protocol is imported only when it is used."""
+def make_collectors(config: GatewayConfig, clock: Clock, knows: Callable[[int], bool]) -> dict[str, Collector]:
+    """The collectors that the config switches on. A protocol is imported only when it is used.
+
+    knows: whether the spool has committed a message with this key.
+    """
     collectors: dict[str, Collector] = {}
     if config.mqtt is not None:
         from edge_agent.collect.mqtt import MqttCollector
@@ -126,5 +130,6 @@ def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]
     if config.coap is not None:
         from edge_agent.collect.coap import CoapCollector
 
-        collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max)
+        topics = [mapping.topic for mapping in config.mappings]
+        collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max, topics, knows)
     return collectors

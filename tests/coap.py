@@ -1,6 +1,7 @@
 """For tests of the CoAP collector: a running collector, a stage behind it, a device that speaks datagrams."""
 
 import asyncio
+import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,10 @@ from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
 
 CON, NON, ACK, RST = range(4)
 POST, GET, PUT = 2, 1, 3
-PATH, BLOCK1, SIZE1, MAX_AGE, BLOCK2 = 11, 27, 60, 14, 23
+PATH, BLOCK1, SIZE1, MAX_AGE, BLOCK2, ACCEPT, REQUEST_TAG = 11, 27, 60, 14, 23, 17, 292
+LIBCOAP = next(
+    filter(shutil.which, ("coap-client", "coap-client-openssl", "coap-client-gnutls", "coap-client-notls")), ""
+)
 READING = b'{"ts": 1767225600123, "power": 1830.5}'
 
 
@@ -54,6 +58,18 @@ class Sink:
             delivery.settle(Outcome(refused) if refused else DURABLE)
 
 
+async def libcoap(*arguments: str, seconds_max: int = 20) -> str:
+    """What libcoap's command-line client prints: nothing when a post succeeds."""
+    assert LIBCOAP, "install libcoap's client (Debian: libcoap3-bin)"
+    command = [LIBCOAP, "-B", str(seconds_max), *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(seconds_max + 10):
+        output, _ = await process.communicate()
+    return output.decode()
+
+
 def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -67,6 +83,8 @@ async def serving(
     clock: FakeClock | None = None,
     payload_bytes_max: int = 256 * 1024,
     port: int = 0,
+    topics: tuple[str, ...] = (),
+    knows: Callable[[int], bool] = lambda _key: False,
     **settings: object,
 ) -> AsyncIterator[int]:
     """A running collector's port. Fails the test when anything in its loop failed."""
@@ -74,7 +92,7 @@ async def serving(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     port = port or free_port()
     config = Coap.model_validate({"bind": "127.0.0.1", "port": port, **settings})
-    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max)
+    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows)
     task = asyncio.create_task(collector.run(deliver))
     try:
         await until(lambda: task.done() or "listening on" in collector.state())
@@ -173,5 +191,7 @@ def message(
 
 def nibbles(delta: int, length: int) -> bytes:
     small_delta, delta_more = (delta, b"") if delta < 13 else (13, bytes([delta - 13]))
+    if delta >= 269:
+        small_delta, delta_more = 14, (delta - 269).to_bytes(2, "big")
     small_length, length_more = (length, b"") if length < 13 else (13, bytes([length - 13]))
     return bytes([small_delta << 4 | small_length]) + delta_more + length_more
