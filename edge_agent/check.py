@@ -41,6 +41,12 @@ def _topics(config: GatewayConfig) -> list[str]:
         findings.append(
             f"mqtt.topics: {topic!r} brings {what}; they become dead letters. Add a mapping or narrow the topic."
         )
+    findings += [
+        f"coap.resources: no mapping matches {resource.topic!r}, so what {resource.uri} says becomes dead letters. "
+        "Add a mapping or change the topic."
+        for resource in (config.coap.resources if config.coap else ())
+        if not any(matches(parts, resource.topic.split("/")) for parts in patterns)
+    ]
     return findings
 
 
@@ -48,7 +54,8 @@ def _mappings(config: GatewayConfig) -> list[str]:
     """Mappings that no message reaches."""
     topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
     if config.coap:
-        topics.append(["telemetry", "#"])
+        topics += [["telemetry", "#"]] if config.coap.listen else []
+        topics += [resource.topic.split("/") for resource in config.coap.resources]
     findings = []
     for index, mapping in enumerate(config.mappings):
         parts = pattern(mapping.topic)

@@ -127,9 +127,13 @@ def make_collectors(config: GatewayConfig, clock: Clock, knows: Callable[[int], 
             packet_bytes_max=room,
             keep_bytes=config.collect.dead_letter_bytes_max,
         )
-    if config.coap is not None:
+    if config.coap is not None and config.coap.listen:
         from edge_agent.collect.coap import CoapCollector
 
         topics = [mapping.topic for mapping in config.mappings]
         collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max, topics, knows)
+    if config.coap is not None and config.coap.resources:
+        from edge_agent.collect.coap_resources import CoapResources
+
+        collectors["coap-resources"] = CoapResources(config.coap.resources, clock, config.collect.payload_bytes_max)
     return collectors

@@ -18,6 +18,7 @@ from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
 CON, NON, ACK, RST = range(4)
 POST, GET, PUT = 2, 1, 3
 PATH, BLOCK1, SIZE1, MAX_AGE, BLOCK2, ACCEPT, REQUEST_TAG = 11, 27, 60, 14, 23, 17, 292
+OBSERVE, CONTENT_FORMAT = 6, 12
 LIBCOAP = next(
     filter(shutil.which, ("coap-client", "coap-client-openssl", "coap-client-gnutls", "coap-client-notls")), ""
 )
@@ -182,7 +183,7 @@ def message(
 ) -> bytes:
     data = struct.pack("!BBH", 0x40 | kind << 4 | len(token), code, mid) + token
     number = 0
-    segments = [(PATH, segment.encode()) for segment in path.split("/")]
+    segments = [(PATH, segment.encode()) for segment in path.split("/")] if path else []
     for option, value in sorted([*segments, *options], key=lambda pair: pair[0]):
         data += nibbles(option - number, len(value)) + value
         number = option

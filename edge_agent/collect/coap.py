@@ -34,6 +34,7 @@ from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.numbers.types import NON
 from aiocoap.optiontypes import BlockOption
 
+from edge_agent.collect import handed_over
 from edge_agent.collect.coap_blocks import Blocks, Step
 from edge_agent.collect.coap_endpoint import Recent, listen
 from edge_agent.collect.coap_formats import LINK_FORMAT, formats_of, links, not_taken
@@ -41,7 +42,7 @@ from edge_agent.collect.coap_keys import keys
 from edge_agent.config import Coap
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import Clock
-from telemetry.delivery import Chunk, Deliver, Delivery, Outcome
+from telemetry.delivery import Chunk, Deliver
 
 log = logging.getLogger(__name__)
 
@@ -196,16 +197,10 @@ class CoapCollector:
 
     async def _collect(self, request: Any, body: bytes) -> Any:
         """Hand a message over, wait for its commit, and say what became of it."""
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Outcome) -> None:
-            if not done.done():  # cancelled: nobody waits for the answer any more
-                done.set_result(outcome)
-
         self._waiting += 1
         try:
             async with asyncio.timeout(self._config.commit_wait_s_max):
-                await self._deliver(Delivery(self._chunk(request, body), settle))
+                done = await handed_over(self._deliver, self._chunk(request, body))
             outcome = await done
         except TimeoutError:
             return _not_now("the gateway's spool takes no messages at present")

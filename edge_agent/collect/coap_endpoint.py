@@ -107,7 +107,7 @@ class _Patient(TransportTuning):  # type: ignore[misc]  # aiocoap has no annotat
 _PATIENT = _Patient()
 
 
-class _Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotations
+class Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotations
     """aiocoap's message layer with a bounded memory of requests."""
 
     def __init__(self, tokens: Any, recent: Recent, monotonic_s: Callable[[], float]) -> None:
@@ -155,11 +155,20 @@ def _key(message: Any) -> Key:
 
 async def listen(host: str, port: int, site: Site, recent: Recent, monotonic_s: Callable[[], float]) -> Context:
     """Serve `site` on an address until the context is shut down. Raises ConfigError: a taken port."""
-    sock = _bind(host, port)
+    context, _, _ = await open_endpoint(
+        bind(host, port), site, TokenManager, lambda tokens: Messages(tokens, recent, monotonic_s)
+    )
+    return context
+
+
+async def open_endpoint(
+    sock: socket.socket, site: Site | None, make_tokens: Callable[[Context], Any], make_messages: Callable[[Any], Any]
+) -> tuple[Context, Any, Any]:
+    """CoAP on a socket until the context is shut down: the context, its tokens and its messages."""
     context = Context(serversite=site, loggername=f"{__name__}.aiocoap")
     context.log.setLevel(logging.CRITICAL)  # it logs per message; what matters is said by the collector
-    tokens = TokenManager(context)
-    messages = _Messages(tokens, recent, monotonic_s)
+    tokens = make_tokens(context)
+    messages = make_messages(tokens)
     try:
         endpoint = await _Datagrams._create_transport_endpoint(sock, messages, context.log, context.loop)  # noqa: SLF001 - the seam
     except BaseException:
@@ -169,10 +178,10 @@ async def listen(host: str, port: int, site: Site, recent: Recent, monotonic_s: 
     messages.message_interface = endpoint
     tokens.token_interface = messages
     context.request_interfaces.append(tokens)
-    return context
+    return context, tokens, messages
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A dual-stack UDP socket on a numeric address of either family."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     flags = socket.AI_NUMERICHOST | socket.AI_V4MAPPED

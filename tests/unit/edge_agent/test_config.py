@@ -39,6 +39,10 @@ def complaint(tmp_path: Path, text: str) -> str:
             "coap.bind = 'localhost'",
             "coap.bind must be an IP address, such as 0.0.0.0 or ::, got 'localhost'",
         ),
+        ("coap.resources = [{uri = 'http://a/b', topic = 'a'}]", "be a CoAP URI, such as coap://192.0.2.7/temperature"),
+        ("coap.resources = [{uri = 'coap://a:70000/b', topic = 'a'}]", "coap.resources.0.uri must be a CoAP URI"),
+        ("coap.resources = [{uri = 'coap://a/b', topic = 'a/+'}]", "topic must be a topic without wildcards"),
+        ("coap.resources = [{uri = 'coap://a/b'}]", "coap.resources.0.topic is missing"),
         ("mqtt.topics = ['a/#/b']", "must be an MQTT topic filter, such as devices/+/telemetry, got 'a/#/b'"),
         ("mqtt.topics = ['a+']", "must be an MQTT topic filter, such as devices/+/telemetry, got 'a+'"),
         (
@@ -72,7 +76,8 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_config_that_collects_nothing_is_refused(tmp_path: Path) -> None:
-    assert "add a section [mqtt] or [coap]" in complaint(tmp_path, "gateway = 'g'\n")
+    for text in ("", "coap.listen = false\n"):
+        assert "add a section [mqtt] or [coap]" in complaint(tmp_path, f"gateway = 'g'\n{text}")
 
 
 def test_a_password_is_not_repeated(tmp_path: Path) -> None:
@@ -137,9 +142,8 @@ def compare(shown: dict[str, object], model: type[BaseModel], where: str) -> Non
             continue
         assert key in shown, f"{where}{key} is not in docs/gateway.toml"
         value = shown[key]
-        if key == "mappings":
-            assert isinstance(value, list)
-            compare(value[0], Mapping, "mappings.")
+        if isinstance(value, list) and isinstance(value[0], dict):
+            compare(value[0], model_types(field.annotation)[0], f"{where}{key}.")
         elif isinstance(value, dict) and key != "units":
             inner = next(m for m in model_types(field.annotation))
             compare(value, inner, f"{where}{key}.")
