@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from broker_bridge.config import Broker
+from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import GatewayConfig, load
 from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
@@ -24,7 +25,7 @@ def check(path: Path) -> list[str]:
         config = load(path)
     except ConfigError as error:
         return str(error).splitlines()
-    findings = [*_topics(config), *_mappings(config), *_brokers(config), *_spool(config)]
+    findings = [*_topics(config), *_mappings(config), *_secrets(config), *_spool(config)]
     return [f"{path}: {finding}" for finding in findings]
 
 
@@ -54,7 +55,7 @@ def _mappings(config: GatewayConfig) -> list[str]:
     """Mappings that no message reaches."""
     topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
     if config.coap:
-        topics += [["telemetry", "#"]] if config.coap.listen else []
+        topics += [["telemetry", "#"]] if config.coap.serves else []
         topics += [resource.topic.split("/") for resource in config.coap.resources]
     findings = []
     for index, mapping in enumerate(config.mappings):
@@ -93,8 +94,8 @@ def _meets(parts: list[str], topics: list[str]) -> bool:
     return len(parts) == len(topics) and all(t in ("+", p) or p in ("+", "{device}") for p, t in same)
 
 
-def _brokers(config: GatewayConfig) -> list[str]:
-    """Passwords and TLS files that cannot be read."""
+def _secrets(config: GatewayConfig) -> list[str]:
+    """Passwords, keys and TLS files that cannot be read."""
     sections: dict[str, Broker | None] = {"mqtt": config.mqtt, "uplink": config.uplink}
     findings = []
     for name, section in sections.items():
@@ -103,6 +104,11 @@ def _brokers(config: GatewayConfig) -> list[str]:
                 section.options("check")
             except ConfigError as error:
                 findings.append(f"{name}: {error}")
+    if config.coap and config.coap.dtls:
+        try:
+            load_keys(config.coap.dtls.psk_file)
+        except ConfigError as error:
+            findings.append(f"coap.dtls: {error}")
     return findings
 
 

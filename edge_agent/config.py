@@ -100,6 +100,14 @@ class CoapResource(Section):
     silence_s_max: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 300.0
 
 
+class Dtls(Section):
+    """CoAP over DTLS with pre-shared keys."""
+
+    psk_file: Path
+    port: Port = 5684
+    sessions_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+
 class Coap(Section):
     """The CoAP server, and what to read of others."""
 
@@ -108,7 +116,13 @@ class Coap(Section):
     port: Port = 5683
     requests_max: Annotated[int, Field(ge=1)] = 1000
     commit_wait_s_max: Seconds = 20.0
+    dtls: Dtls | None = None
     resources: Annotated[tuple[CoapResource, ...], Field(max_length=1000)] = ()
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a server, in the clear or with DTLS."""
+        return self.listen or self.dtls is not None
 
 
 class Mapping(Section):
@@ -181,8 +195,7 @@ class GatewayConfig(Section):
 
     @model_validator(mode="after")
     def _collects_something(self) -> "GatewayConfig":
-        coap = self.coap is not None and (self.coap.listen or self.coap.resources)
-        if self.mqtt is None and not coap:
+        if self.mqtt is None and not (self.coap and (self.coap.serves or self.coap.resources)):
             raise ValueError("nothing to collect: add a section [mqtt] or [coap]")
         return self
 

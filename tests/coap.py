@@ -1,6 +1,7 @@
 """For tests of the CoAP collector: a running collector, a stage behind it, a device that speaks datagrams."""
 
 import asyncio
+import re
 import shutil
 import socket
 import struct
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from edge_agent.collect.coap import CoapCollector
+from edge_agent.collect.coap_secure import Secure
 from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
 from telemetry.clock import SystemClock
@@ -59,16 +61,17 @@ class Sink:
             delivery.settle(Outcome(refused) if refused else DURABLE)
 
 
-async def libcoap(*arguments: str, seconds_max: int = 20) -> str:
-    """What libcoap's command-line client prints: nothing when a post succeeds."""
-    assert LIBCOAP, "install libcoap's client (Debian: libcoap3-bin)"
-    command = [LIBCOAP, "-B", str(seconds_max), *arguments]
+async def libcoap(*arguments: str, client: str = LIBCOAP, seconds_max: int = 20) -> str:
+    """What libcoap's command-line client prints: nothing when a post succeeds, "no answer" when there is none."""
+    assert client, "install libcoap's client (Debian: libcoap3-bin)"
+    command = [client, "-v", "6", "-o", "/dev/stderr", "-B", str(seconds_max), *arguments]  # the log on stdout
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(seconds_max + 10):
-        output, _ = await process.communicate()
-    return output.decode()
+        log, said = await process.communicate()
+    codes = re.findall(rb"(?m)^v:1 t:\w+ c:([2-5]\.\d\d)", log)
+    return said.decode() + ("" if codes and codes[-1] != b"2.31" else "no answer")
 
 
 def free_port() -> int:
@@ -86,6 +89,7 @@ async def serving(
     port: int = 0,
     topics: tuple[str, ...] = (),
     knows: Callable[[int], bool] = lambda _key: False,
+    secure: Secure | None = None,
     **settings: object,
 ) -> AsyncIterator[int]:
     """A running collector's port. Fails the test when anything in its loop failed."""
@@ -93,7 +97,7 @@ async def serving(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     port = port or free_port()
     config = Coap.model_validate({"bind": "127.0.0.1", "port": port, **settings})
-    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows)
+    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, secure)
     task = asyncio.create_task(collector.run(deliver))
     try:
         await until(lambda: task.done() or "listening on" in collector.state())

@@ -26,7 +26,7 @@ up before its device is told to begin anew (`coap_keys`).
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiocoap.message import Message
 from aiocoap.numbers import codes
@@ -43,6 +43,9 @@ from edge_agent.config import Coap
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import Clock
 from telemetry.delivery import Chunk, Deliver
+
+if TYPE_CHECKING:
+    from edge_agent.collect.coap_secure import Secure
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class CoapCollector:
     """A `Collector`.
 
     payload_bytes_max: limits a body, in one datagram or in blocks. topics: of the mappings; those under `telemetry`
-    are paths. knows: whether the spool has committed a message with this key.
+    are paths. knows: whether the spool has committed a message with this key. secure: to listen with DTLS, too.
     """
 
     def __init__(
@@ -78,11 +81,13 @@ class CoapCollector:
         payload_bytes_max: int,
         topics: Iterable[str],
         knows: Callable[[int], bool],
+        secure: "Secure | None" = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._payload_bytes_max = payload_bytes_max
         self._knows = knows
+        self._secure = secure
         paths = dict.fromkeys([COAP_MAPPING.topic, *(topic for topic in topics if topic.startswith(f"{ROOT}/"))])
         self._patterns = [pattern(path) for path in paths]
         self._usage = f"post to /{COAP_MAPPING.topic}"
@@ -97,20 +102,27 @@ class CoapCollector:
         self._deliver = deliver
         self._recent = Recent(self._clock.monotonic_s())
         clock, config = self._clock, self._config
-        context = await listen(config.bind, config.port, self, self._recent, clock.monotonic_s)
-        self._listening = True
+        contexts = []
         try:
+            if config.listen:
+                contexts.append(await listen(config.bind, config.port, self, self._recent, clock.monotonic_s))
+            if self._secure is not None:
+                contexts.append(await self._secure.listen(self, self._recent, clock.monotonic_s))
+            self._listening = True
             await asyncio.get_running_loop().create_future()  # until cancelled: aiocoap does the rest
         finally:
             self._listening = False
-            await context.shutdown()
+            for context in contexts:
+                await context.shutdown()
 
     def state(self) -> str:
         """One short sentence for people."""
         if not self._listening:
             return "CoAP: not listening"
+        ports = [f"port {self._config.port}"] if self._config.listen else []
+        ports += [self._secure.state()] if self._secure is not None else []
         waiting = f", {self._waiting} requests wait for the spool" if self._waiting else ""
-        return f"CoAP: listening on {self._config.bind} port {self._config.port}{waiting}"
+        return f"CoAP: listening on {self._config.bind} {' and '.join(ports)}{waiting}"
 
     @property
     def connected(self) -> bool:

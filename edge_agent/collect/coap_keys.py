@@ -35,14 +35,14 @@ assert SLOT_MS > EXCHANGE_LIFETIME_S * 1000, "a repetition comes in its own slot
 
 def keys(request: Any, now_ms: int) -> list[int]:
     """What the journal is to remember of a request; the first is what it is looked up by."""
+    remote = request.remote
+    about = f"{remote.scheme}://{remote.hostinfo} {request.mid} {request.token.hex()}"
     slot = now_ms // SLOT_MS
-    return [_key(request, slot), _key(request, slot + 1)]
+    return [_key(f"{about} {slot} ", request.payload), _key(f"{about} {slot + 1} ", request.payload)]
 
 
-def _key(request: Any, slot: int) -> int:
+def _key(about: str, payload: bytes) -> int:
     """64 bits, not 0, which stands for no key."""
-    host, port, _, scope = request.remote.sockaddr
-    about = f"{host} {port} {scope} {request.mid} {request.token.hex()} {slot} ".encode()
-    digest = hashlib.blake2b(about, digest_size=8)
-    digest.update(request.payload)
+    digest = hashlib.blake2b(about.encode(), digest_size=8)
+    digest.update(payload)
     return int.from_bytes(digest.digest(), "little") or 1
