@@ -9,7 +9,7 @@ makes sessions under addresses of others. One with a cookie begins a session and
 device that has restarted is served at once (4.2.8). OpenSSL hands out a flight of records as one run of bytes; each
 record becomes a datagram. There are no timers: who misses an answer in a handshake sends its own part again.
 
-Limits: sessions_max sessions, the one that was quiet for longest makes room; identities and keys as in `psk_file`.
+Limits: sessions_max sessions of about 70 kB, the one that was quiet for longest makes room; keys as in `psk_file`.
 """
 
 import hashlib
@@ -62,6 +62,7 @@ class Sessions:
         self._context.set_options(
             SSL.OP_COOKIE_EXCHANGE | SSL.OP_NO_QUERY_MTU | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET
         )
+        self._context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         self._context.set_cookie_generate_callback(self._cookie)
         self._context.set_cookie_verify_callback(self._is_cookie)
         self._callback = _serve_keys(self._context, self._key)

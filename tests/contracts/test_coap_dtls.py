@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from aiocoap import POST, Message
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from edge_agent.collect.coap_dtls import CIPHERS, DTLS1_2_VERSION, Sessions
-from edge_agent.collect.coap_secure import Secure
+from edge_agent.collect.coap_dtls import CIPHERS, DTLS1_2_VERSION, Session, Sessions
+from edge_agent.collect.coap_keys import keys
+from edge_agent.collect.coap_secure import Peer, Secure
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import Dtls
 from telemetry.errors import ConfigError
@@ -124,6 +126,19 @@ def test_a_device_that_restarts_begins_a_new_session_from_the_same_port() -> Non
         assert device.connection.recv(100) == b"well"
     assert numbers == [1, 2]
     assert len(sessions) == 1
+
+
+def test_a_message_that_is_repeated_in_a_new_session_has_the_key_that_it_had() -> None:
+    """The agent's sessions do not survive it; a device may shake hands anew and send the same message."""
+
+    def of(number: int, port: int = 1, mid: int = 7) -> Message:
+        request = Message(code=POST, payload=b"x", _mid=mid, _token=b"t")
+        request.remote = Peer(Session(number, address(port), None))
+        return request
+
+    assert keys(of(1), 0) == keys(of(2), 0)
+    assert keys(of(1), 0)[0] not in {*keys(of(1, port=2), 0), *keys(of(1, mid=8), 0)}
+    assert of(1).remote.sockaddr != of(2).remote.sockaddr, "while the agent runs, a session has message ids of its own"
 
 
 def test_sessions_are_limited_and_the_quiet_one_makes_room() -> None:
