@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
+from struct import Struct
 
 from bench.figure import Figure
 from edge_agent.config import Coap, GatewayConfig, Mapping
@@ -25,7 +26,36 @@ def _utc(number: int) -> bytes:
     return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number)).isoformat().encode()
 
 
+OPTIONS: dict[str, dict[str, object]] = {
+    "csv": {"columns": ["ts", "temperature", "humidity", "pressure"], "time_format": "ms"},
+    "struct": {
+        "time_unit": "ms",
+        "fields": [
+            {"name": "ts", "type": "u64"},
+            {"name": "temperature", "type": "i16", "scale": 0.01},
+            {"name": "humidity", "type": "u16", "scale": 0.01},
+            {"name": "pressure", "type": "f32"},
+        ],
+    },
+}
+"""The section of the mapping, for formats that need one."""
+
+
+_packed = Struct("<QhHf").pack
+
 MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
+    "csv": {
+        "three numbers": lambda n: (
+            b"%d,%.2f,%.2f,%.1f" % (START_MS + n, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+        ),
+        "ten lines of three numbers": lambda n: b"".join(
+            b"%d,%.2f,%.2f,%.1f\r\n" % (START_MS + n + k, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+            for k in range(10)
+        ),
+        "two numbers and a text": lambda n: (
+            b"%d,%.2f,%.2f,ok" % (START_MS + n, 20 + n % 1000 / 100, 40 + n % 700 / 100)
+        ),
+    },
     "json": {
         "three numbers": lambda n: (
             b'{"ts": %d, "temperature": %.2f, "humidity": %.2f, "pressure": %.1f}'
@@ -47,6 +77,32 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
             % (START_MS + n, 20 + n % 1000 / 100, n % 100, b"null" if n % 10 == 7 else b"1.5")
         ),
     },
+    "influx": {
+        "three numbers": lambda n: (
+            b"weather,site=north temperature=%.2f,humidity=%.2f,samples=%di %d000000"
+            % (20 + n % 1000 / 100, 40 + n % 700 / 100, n % 60, START_MS + n)
+        ),
+        "ten lines of three numbers": lambda n: b"".join(
+            b"weather,room=r%d temperature=%.2f,humidity=%.2f,samples=%di %d000000\n"
+            % (room, 20 + n % 1000 / 100, 40 + n % 700 / 100, n % 60, START_MS + n)
+            for room in range(10)
+        ),
+        "a number, a boolean and a text": lambda n: (
+            b'weather,site=north temperature=%.2f,running=true,state="ok" %d000000'
+            % (20 + n % 1000 / 100, START_MS + n)
+        ),
+    },
+    "struct": {
+        "three numbers": lambda n: _packed(START_MS + n, 2000 + n % 1000, 4000 + n % 700, 1000 + n % 90 / 10),
+        "ten records of three numbers": lambda n: b"".join(
+            _packed(START_MS + n + k, 2000 + n % 1000, 4000 + n % 700, 1000 + n % 90 / 10) for k in range(10)
+        ),
+    },
+    "text": {
+        "a number": lambda n: b"%.2f" % (20 + n % 1000 / 100),
+        "on and off": lambda n: (b"OFF", b"ON")[n % 2],
+        "a word": lambda n: (b"open", b"closed")[n % 2],
+    },
 }
 
 
@@ -61,7 +117,9 @@ def _figure(format_: str, kind: str, make: Callable[[int], bytes]) -> Figure:
         _chunk([make(first + number) for number in range(CHUNK)], first) for first in range(0, CHUNK * CHUNKS, CHUNK)
     ]
     ids: dict[Series, int] = {}
-    config = GatewayConfig(gateway="g", coap=Coap(), mappings=(Mapping.model_validate({"format": format_}),))
+    options = {format_: OPTIONS[format_]} if format_ in OPTIONS else {}
+    mapping = Mapping.model_validate({"format": format_, **options})
+    config = GatewayConfig(gateway="g", coap=Coap(), mappings=(mapping,))
     decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)))
     rates = [_rate(decoder, chunks) for _ in range(ROUNDS)]
     return Figure(f"decode {format_}, {kind}: readings per cpu-second", median(rates), "/s")

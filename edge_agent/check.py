@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker_bridge.config import Broker
 from edge_agent.collect.psk_file import load_keys
-from edge_agent.config import GatewayConfig, load
+from edge_agent.config import PLACES, GatewayConfig, load
 from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import SystemClock
@@ -82,8 +82,8 @@ def _segments(topic: str) -> list[str]:
 
 def _covers(parts: list[str], topics: list[str]) -> bool:
     """Whether a mapping matches every topic of a filter or of another mapping."""
-    any_text = "\0"  # stands in no pattern: only + and {device} match it
-    return "#" not in topics and matches(parts, [any_text if t in ("+", "{device}") else t for t in topics])
+    any_text = "\0"  # stands in no pattern: only places match it
+    return "#" not in topics and matches(parts, [any_text if t in PLACES else t for t in topics])
 
 
 def _meets(parts: list[str], topics: list[str]) -> bool:
@@ -91,7 +91,7 @@ def _meets(parts: list[str], topics: list[str]) -> bool:
     if topics[-1] == "#":
         topics = topics[:-1] + ["+"] * (len(parts) - len(topics) + 1)
     same = zip(parts, topics, strict=False)
-    return len(parts) == len(topics) and all(t in ("+", p) or p in ("+", "{device}") for p, t in same)
+    return len(parts) == len(topics) and all(t in ("+", p) or p in PLACES for p, t in same)
 
 
 def _secrets(config: GatewayConfig) -> list[str]:

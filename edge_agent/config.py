@@ -8,14 +8,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
+from edge_agent.readings import UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
+
+PLACES = ("+", "{device}", "{metric}")
+"""The segments of a mapping's topic that stand for any text."""
 
 
 def _topic_filter(topic: str) -> str:
@@ -29,11 +34,13 @@ def _topic_filter(topic: str) -> str:
 
 
 def _pattern(topic: str) -> str:
-    """A mapping's topic: segments that are text, `+`, or, exactly once, `{device}`."""
+    """A mapping's topic: segments that are text, `+`, `{metric}`, or, exactly once, `{device}`."""
     segments = topic.split("/")
-    others = [segment for segment in segments if segment not in ("+", "{device}")]
+    others = [segment for segment in segments if segment not in PLACES]
     if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
-        raise PydanticCustomError("pattern", "have segments of text or +, and {device} as exactly one whole segment")
+        raise PydanticCustomError(
+            "pattern", "have segments of text, + or {metric}, and {device} as exactly one whole segment"
+        )
     return topic
 
 
@@ -56,6 +63,20 @@ def _coap_uri(uri: str) -> str:
     return uri
 
 
+def _path(path: str) -> str:
+    if not all(path.split(".")):
+        raise PydanticCustomError("path", "be a path, such as data.0.temperature")
+    return path
+
+
+def _time_zone(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise PydanticCustomError("time_zone", "be a time zone of this machine, such as Europe/Berlin or UTC") from None
+    return zone
+
+
 def _ip_address(address: str) -> str:
     try:
         ipaddress.ip_address(address)
@@ -72,7 +93,12 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Unit = Annotated[str, StringConstraints(max_length=32)]
+TimeUnit = Literal["s", "ms", "us", "ns"]
+Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
+FieldPath = Annotated[str, AfterValidator(_path)]
+
+ONE_VALUE = ("text",)
+"""Formats whose messages are one value; the topic may name its metric."""
 
 BATCH_BYTES_MAX = WIRE_BYTES_MAX * 3 // 4
 """Uncompressed, so that a batch which cannot be compressed stays below the trunk's limit."""
@@ -125,12 +151,125 @@ class Coap(Section):
         return self.listen or self.dtls is not None
 
 
+class Csv(Section):
+    """Options of format csv. The columns are named here, or by the first line of each message."""
+
+    columns: Annotated[tuple[str, ...], Field(max_length=4096)] | None = None  # "": one not taken
+    header: bool = False
+    delimiter: Literal[",", ";", "\t", "|"] = ","
+    decimal_comma: bool = False
+    time_column: str = "ts"
+    time_format: Literal["iso8601"] | TimeUnit = "iso8601"
+
+    @model_validator(mode="after")
+    def _knows_its_columns(self) -> "Csv":
+        named = [column for column in self.columns or () if column]
+        if self.header == bool(self.columns):
+            raise ValueError("give columns, or header = true if the first line of each message names them")
+        if len(set(named)) != len(named):
+            raise ValueError("columns must have different names")
+        if self.decimal_comma and self.delimiter == ",":
+            raise ValueError("decimal_comma needs another delimiter than ','")
+        return self
+
+
+class Influx(Section):
+    """Options of format influx."""
+
+    precision: TimeUnit = "ns"
+    measurement: str | None = None
+    device_tag: str | None = None
+
+
+class StructField(Section):
+    """A field of a fixed layout. Its reading is scale times the number in it, plus offset. pad: bytes to skip."""
+
+    name: str = ""
+    type: Literal["u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64", "bool", "pad"]
+    scale: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
+    offset: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    bytes: Annotated[int, Field(ge=1, le=65536)] = 1  # of a pad
+
+    @model_validator(mode="after")
+    def _is_a_pad_or_has_a_name(self) -> "StructField":
+        if (self.type == "pad") == bool(self.name):
+            raise ValueError("every field but a pad must have a name, and a pad none")
+        if self.type != "pad" and self.bytes != 1:
+            raise ValueError("bytes is for fields of type pad")
+        return self
+
+
+class Struct(Section):
+    """Options of format struct: what is in each record, byte by byte. A field "ts" is the time."""
+
+    byte_order: Literal["little", "big"] = "little"
+    time_unit: TimeUnit = "s"
+    fields: Annotated[tuple[StructField, ...], Field(max_length=4096)]
+
+    @model_validator(mode="after")
+    def _has_metrics(self) -> "Struct":
+        names = [field.name for field in self.fields if field.type != "pad"]
+        if len(set(names)) != len(names):
+            raise ValueError("fields must have different names")
+        if not set(names) - {"ts"}:
+            raise ValueError("fields must have one beside ts and pads")
+        if any(
+            field.name == "ts" and (field.type == "bool" or field.scale != 1 or field.offset) for field in self.fields
+        ):
+            raise ValueError("ts must be a plain number of time_unit")
+        return self
+
+
+class Objects(Section):
+    """What is taken from objects that are more than a flat one of metrics, see `edge_agent.formats.objects`."""
+
+    readings: FieldPath | Literal[""] = ""
+    fields: dict[str, FieldPath] = Field(default_factory=dict)  # metric -> path
+    ignore: tuple[FieldPath, ...] = ()
+    join: Annotated[str, StringConstraints(min_length=1, max_length=4)] = "."
+    time: FieldPath = "ts"
+    time_unit: Literal["auto"] | TimeUnit = "auto"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+
+
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
-    format: Literal["json"] = "json"
+    format: Literal["cbor", "csv", "influx", "json", "msgpack", "senml-cbor", "senml-json", "struct", "text"] = "json"
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    cbor: Objects | None = None
+    csv: Csv | None = None
+    influx: Influx | None = None
+    json_: Annotated[Objects | None, Field(alias="json")] = None  # BaseModel has a method `json`
+    msgpack: Objects | None = None
+    struct: Struct | None = None
+
+    @model_validator(mode="after")
+    def _has_the_section_of_its_format(self) -> "Mapping":
+        sections = {
+            "cbor": self.cbor,
+            "csv": self.csv,
+            "influx": self.influx,
+            "json": self.json_,
+            "msgpack": self.msgpack,
+            "struct": self.struct,
+        }
+        for name, section in sections.items():
+            if section is not None and self.format != name:
+                raise ValueError(f"the section {name} is for format = {name!r}, here it is {self.format!r}")
+        if self.format in ("csv", "struct") and sections[self.format] is None:
+            raise ValueError(f"format {self.format!r} needs a section [mappings.{self.format}] that says what is in it")
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_metric_once(self) -> "Mapping":
+        if "{metric}" in self.topic.split("/") and self.format not in ONE_VALUE:
+            raise ValueError(
+                f"topic names the metric, and so does the payload in format {self.format!r}. "
+                "Remove {metric}, or use format = 'text', which takes one value per topic"
+            )
+        return self
 
 
 class Collect(Section):

@@ -7,11 +7,27 @@ a whole list at once. So formats add to these, and the decode stage moves them i
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from telemetry.columns import Columns
 
-SeriesIds = Mapping[tuple[str, ...], tuple[int, ...]]
-"""A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none."""
+NAME_CHARS_MAX = 128
+UNIT_CHARS_MAX = 32
+
+Metric = str | tuple[str, str]
+"""A metric's name, or its name and the unit that a message states: that counts unless the mapping gives one."""
+
+
+class SeriesIds(Protocol):
+    """A device's metrics -> the ids of their series. Raises FieldlineError for one that has none and gets none.
+
+    device, metric: as the topic names them; the metric is of messages that are one value.
+    """
+
+    device: str
+    metric: str
+
+    def __getitem__(self, metrics: tuple[Metric, ...], /) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)
@@ -37,13 +53,24 @@ class Readings:
         Values are floats, whole numbers or booleans. texts: place among these readings -> text; its value is NaN.
         """
         count = len(series)
+        self.add_each(series, values, [measured_at_ms] * count, [quality] * count, texts)
+
+    def add_each(
+        self,
+        series: Collection[int],
+        values: Collection[float],
+        measured_at_ms: Collection[int],
+        quality: Collection[int],
+        texts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Append readings of which each has a time and a quality of its own."""
         if texts:
             start = len(self.value)
             self.texts.update((start + place, text) for place, text in texts.items())
         self.series += series
         self.value += values
-        self.measured_at += [measured_at_ms] * count
-        self.quality += [quality] * count
+        self.measured_at += measured_at_ms
+        self.quality += quality
 
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""

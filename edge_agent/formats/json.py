@@ -14,29 +14,22 @@ Limits: METRICS_MAX metrics, TEXT_BYTES_MAX per text; the caller limits the payl
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import msgspec
 
+from edge_agent.formats.fields import DEPTH_MAX, TOO_DEEP, Value, apart, sample, too_long
 from edge_agent.formats.json_shape import Kinds, Shape, shape_of
+from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN, milliseconds
 from edge_agent.readings import Readings, SeriesIds
-from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY
+from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
-
-METRICS_MAX = 4096
-TEXT_BYTES_MAX = 64 * 1024
-SECONDS_BELOW = 1e11
-AT_MS_MIN = 946_684_800_000  # 2000-01-01
-AT_MS_MAX = 4_102_444_800_000  # 2100-01-01, itself excluded
-
-Value = float | str | bool | None
 
 _fields = msgspec.json.Decoder(dict[str, Value]).decode
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NESTED = (dict, list)
+_anything = msgspec.json.Decoder().decode
 
 
 class JsonDecoder:
@@ -65,55 +58,40 @@ class JsonDecoder:
             return self._any(payload, received_at_ms, into)
         measured_at, quality = received_at_ms, TIME_FROM_GATEWAY
         if shape.has_ts:
-            stamp = _milliseconds(message.ts)
+            ts = message.ts
+            stamp = round(ts) if AT_MS_MIN <= ts < AT_MS_MAX - 1 else milliseconds(ts)
             if isinstance(stamp, str):
                 return stamp
             measured_at, quality = stamp, TIME_FROM_DEVICE
         values: Collection[float] = shape.values(message)
         texts: Mapping[int, str] | None = None
         if shape.texts:
-            values, texts = _apart(values, shape.texts)
-            if reason := _too_long(shape.metrics, texts):
+            values, texts = apart(values, shape.texts)
+            if reason := too_long(shape.metrics, texts):
                 return reason
         into.add(self._ids, values, measured_at, quality, texts)
         return None
 
-    def _any(  # noqa: PLR0911 - one return per reason reads best
-        self, payload: bytes, received_at_ms: int, into: Readings
-    ) -> str | None:
+    def _any(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
         """A message of whatever shape."""
         self._shape = None
         try:
             fields = _fields(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _why(payload, error)
-        # Each key has a colon of its own: with as many colons as distinct keys, none came twice.
-        if payload.count(b":") != len(fields) and (key := _key_twice(payload, fields)) is not None:
-            return f"the key {key[:60]!r} comes twice"
-        ts = fields.pop("ts", None)
-        stamp = received_at_ms if ts is None else _milliseconds(ts)
-        if isinstance(stamp, str):
-            return stamp
-        if not 0 < len(fields) <= METRICS_MAX:
-            return _wrong_count(len(fields))
-        metrics: tuple[str, ...] = tuple(fields)
-        values: Collection[Any] = fields.values()
-        texts: Mapping[int, str] = {}
         try:
-            sum(values)  # the fastest way to ask whether all are numbers
-        except TypeError:  # no: a text or a null is among them
-            present = {metric: value for metric, value in fields.items() if value is not None}
-            metrics = tuple(present)
-            values, texts = _apart(
-                present.values(), [at for at, v in enumerate(present.values()) if isinstance(v, str)]
-            )
-            if reason := _too_long(metrics, texts):
-                return reason
-        try:
-            ids = self._series[metrics]
+            # Each key has a colon of its own: with as many colons as distinct keys, none came twice.
+            if payload.count(b":") != len(fields):
+                _refuse_a_key_twice(payload, fields)
+            ts = fields.pop("ts", None)
+            if ts is None:
+                one = sample(fields, received_at_ms, TIME_FROM_GATEWAY)
+            else:
+                one = sample(fields, milliseconds(ts), TIME_FROM_DEVICE)
+            ids = self._series[one.metrics]
         except FieldlineError as error:
             return str(error)
-        into.add(ids, values, stamp, TIME_FROM_GATEWAY if ts is None else TIME_FROM_DEVICE, texts)
+        into.add(ids, one.values, one.measured_at_ms, one.quality, one.texts)
         kinds = tuple(fields), tuple(map(type, fields.values())), type(ts)
         if kinds == self._kinds:
             self._shape, self._ids = shape_of(kinds), ids
@@ -121,62 +99,46 @@ class JsonDecoder:
         return None
 
 
-def _apart(values: Iterable[Value], places: Iterable[int]) -> tuple[list[float], dict[int, str]]:
-    """Values that are not null with NaN in the places of texts, and the texts by place."""
-    numbers: list[Any] = list(values)
-    texts = {place: numbers[place] for place in places}
-    for place in texts:
-        numbers[place] = NAN
-    return numbers, texts
+def json_tree(payload: bytes) -> object:
+    """Any JSON in which no key comes twice and nothing is nested too deep. Raises FieldlineError, the reason."""
+    try:
+        tree = _anything(payload)
+    except RecursionError:
+        raise FieldlineError(TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldlineError(_why(payload, error)) from None
+    _refuse_a_key_twice(payload, tree)
+    return tree
 
 
-def _too_long(metrics: Sequence[str], texts: Mapping[int, str]) -> str | None:
-    for place, text in texts.items():
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > TEXT_BYTES_MAX:
-            return f"the text of {metrics[place][:60]!r} has {size} bytes, at most {TEXT_BYTES_MAX} are allowed"
-    return None
+def _refuse_a_key_twice(payload: bytes, tree: Any) -> None:
+    """Raises FieldlineError for the first key that comes twice in its object, and for what is nested too deep."""
+    if type(tree) in _NESTED and (payload.count(b":") != _colons(tree, 1) or b"\\" in payload):
+        # Valid, or there were no tree; str instead of numbers, for they are not wanted.
+        json.loads(payload, object_pairs_hook=_once, parse_int=str, parse_float=str)
 
 
-def _wrong_count(metrics: int) -> str:
-    if metrics:
-        return f"the message has {metrics} metrics, at most {METRICS_MAX} are allowed"
-    return "the message holds no metric"
+def _colons(tree: dict[str, Any] | list[Any], depth: int) -> int:
+    """How many colons JSON needs for what was read, if it escapes nothing and repeats no key."""
+    if depth > DEPTH_MAX:
+        raise FieldlineError(TOO_DEEP)
+    colons = 0
+    if isinstance(tree, dict):
+        colons = len(tree) + "".join(tree).count(":")
+    for value in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(value, str):
+            colons += value.count(":")
+        elif type(value) in _NESTED:
+            colons += _colons(value, depth + 1)
+    return colons
 
 
-def _milliseconds(ts: float | str | bool) -> int | str:
-    """`ts` in ms since 1970 UTC, or the reason why it is none."""
-    if isinstance(ts, float) and AT_MS_MIN <= ts < AT_MS_MAX - 1:  # the common case first
-        return round(ts)
-    if isinstance(ts, str):
-        try:
-            since = msgspec.convert(ts, _Zoned) - _EPOCH
-        except (msgspec.ValidationError, OverflowError):
-            return f"ts must be RFC 3339 with a zone, such as 2026-01-31T12:00:00Z, got {ts[:60]!r}"
-        at = (since.days * 86_400 + since.seconds) * 1000 + round(since.microseconds / 1000)
-    elif isinstance(ts, bool):
-        return f"ts must be a number or an RFC 3339 string, got {str(ts).lower()}"
-    else:
-        at = round(ts * 1000) if -SECONDS_BELOW < ts < SECONDS_BELOW else round(ts)
-    if not AT_MS_MIN <= at < AT_MS_MAX:
-        shown = repr(ts[:60]) if isinstance(ts, str) else f"{ts:.17g}"
-        return f"ts must be seconds or milliseconds since 1970 that lie in 2000-2099, got {shown}"
-    return at
-
-
-def _key_twice(payload: bytes, fields: dict[str, Value]) -> str | None:
-    """The first key that comes twice. More colons than keys can also come from names and texts."""
-    colons = len(fields) + sum(key.count(":") for key in fields)
-    colons += sum(value.count(":") for value in fields.values() if isinstance(value, str))
-    if b"\\" not in payload and payload.count(b":") == colons:
-        return None
+def _once(pairs: list[tuple[str, object]]) -> None:
     seen: set[str] = set()
-    # Flat and valid, or `fields` would not be; str instead of numbers, for they are not wanted.
-    for key in json.loads(payload, object_pairs_hook=list, parse_int=str, parse_float=str):
-        if key[0] in seen:
-            return str(key[0])
-        seen.add(key[0])
-    return None
+    for key, _ in pairs:
+        if key in seen:
+            raise FieldlineError(f"the key {key[:60]!r} comes twice")
+        seen.add(key)
 
 
 def _why(  # noqa: PLR0911 - one return per reason reads best

@@ -1,8 +1,9 @@
 """What every payload format must keep: the cases of its folder, and the contract of `edge_agent.formats`.
 
 A case is a folder `tests/cases/formats/FORMAT/NAME` with a file `payload` and a file `expected.json`:
-{"readings": [[metric, value or text, measured_at in ms, quality], ...]} or {"refused": reason's beginning}. A file
-`mapping.toml` has what the mapping says besides topic and format. Every message arrives at RECEIVED_AT_MS.
+{"readings": [[metric, value or text, measured_at in ms, quality, unit if any], ...]} or {"refused": reason's
+beginning}. A file `mapping.toml` has what the mapping says besides topic and format. Every message arrives at
+RECEIVED_AT_MS.
 """
 
 import json
@@ -24,7 +25,7 @@ from telemetry.columns import Columns, Series
 CASES = Path(__file__).parents[1] / "cases" / "formats"
 RECEIVED_AT_MS = 1_767_225_600_000  # 2026-01-01
 
-Reading = tuple[str, float | str, int, int]
+Reading = tuple[str, float | str, int, int, str]
 
 
 def cases(format_: str) -> list[Path]:
@@ -42,7 +43,7 @@ def decode(mapping: Mapping, payload: bytes, into: Columns | None = None) -> lis
     known: dict[Series, int] = {}
     columns = Columns() if into is None else into
     before = len(columns)
-    series = DeviceSeries("device", {}, lambda s: known.setdefault(s, len(known)))
+    series = DeviceSeries("device", mapping.units, lambda s: known.setdefault(s, len(known)))
     readings = Readings()
     reason = FORMATS[mapping.format](series, mapping)(payload, RECEIVED_AT_MS, readings)
     readings.move_to(columns, RECEIVED_AT_MS)
@@ -52,17 +53,18 @@ def decode(mapping: Mapping, payload: bytes, into: Columns | None = None) -> lis
         assert reason.isprintable()
         assert 0 < len(reason) < 400
         return reason
-    names = [s.metric for s in known]
+    names = list(known)
     assert len(set(map(len, parallel(columns)))) == 1
     assert set(columns.received_at[before:]) <= {RECEIVED_AT_MS}
     for at in columns.texts:
         assert math.isnan(columns.value[at])
     return [
         (
-            names[columns.series[at]],
+            names[columns.series[at]].metric,
             columns.texts.get(at, columns.value[at]),
             columns.measured_at[at],
             columns.quality[at],
+            names[columns.series[at]].unit,
         )
         for at in range(before, len(columns))
     ]
@@ -80,7 +82,7 @@ def test_case(case: Path) -> None:
         assert isinstance(got, str)
         assert got.startswith(expected["refused"])
     else:
-        assert got == [tuple(reading) for reading in expected["readings"]]
+        assert got == [(*reading, "")[:5] for reading in expected["readings"]]
 
 
 def test_every_format_has_cases_and_every_folder_a_format() -> None:
@@ -145,5 +147,15 @@ def test_deep_and_long_payloads_are_refused_in_time(format_: str) -> None:
         b'{"a":[' + b"[" * 200_000,
         b" " * 200_000,
         b'{"a":"' * 30_000,
+        b"\x81" * 200_000,  # arrays in CBOR, maps in MessagePack
+        b"\xa1\x61a" * 50_000,  # maps in CBOR
+        b"\x9f" * 200_000,  # arrays of indefinite length
+        b"\xd8\x1c" * 100_000,  # tags
+        b"\x9b" + b"\xff" * 8,  # 2^64 elements
+        b"\xbb" + b"\xff" * 8,
+        b"\x7b" + b"\xff" * 8,
+        b"\xdd" + b"\xff" * 4,  # 2^32 elements
+        b"\xdf" + b"\xff" * 4,
+        b"\xdb" + b"\xff" * 4,
     ):
         assert isinstance(decode(mapping, payload), str)

@@ -45,6 +45,15 @@ def test_a_mapping_that_nothing_reaches(tmp_path: Path) -> None:
     assert "'a/{device}/b' is never reached" in shadowed
 
 
+def test_a_metric_in_a_mapping_stands_for_any_segment(tmp_path: Path) -> None:
+    two = "mqtt.topics = ['home/+/+/state']\nmappings = [{topic = 'home/{device}/{metric}/state', format = 'text'}, "
+    assert findings(tmp_path, two + "]") == []
+    [shadowed] = findings(tmp_path, two + "{topic = 'home/{device}/power/state', format = 'text'}]")
+    assert "'home/{device}/power/state' is never reached" in shadowed
+    [dead] = findings(tmp_path, two + "{topic = '+/{device}/{metric}', format = 'text'}]")
+    assert "no message comes to '+/{device}/{metric}'" in dead
+
+
 def test_a_coap_mapping_is_reached_only_with_coap(tmp_path: Path) -> None:
     mapping = "mappings = [{}, {topic = 'telemetry/{device}', units = {power = 'kW'}}]"
     assert findings(tmp_path, f"coap = {{}}\nmqtt = {{}}\n{mapping}") == []

@@ -24,6 +24,14 @@ def complaint(tmp_path: Path, text: str) -> str:
     return str(raised.value)
 
 
+def csv(options: str) -> str:
+    return f"mappings = [{{format = 'csv', csv = {{{options}}}}}]"
+
+
+def struct(field: str) -> str:
+    return f"mappings = [{{format = 'struct', struct = {{fields = [{{{field}}}]}}}}]"
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
@@ -53,7 +61,44 @@ def complaint(tmp_path: Path, text: str) -> str:
         ("mappings = [{topic = 'a/x{device}'}]", "and {device} as exactly one whole segment"),
         ("mappings = [{topic = '{device}/{device}'}]", "and {device} as exactly one whole segment"),
         ("mappings = [{topic = '{device}/#'}]", "and {device} as exactly one whole segment"),
-        ("mappings = [{format = 'xml'}]", "must be 'json', got 'xml'"),
+        ("mappings = [{topic = '{device}/x{metric}'}]", "have segments of text, + or {metric}, and"),
+        ("mappings = [{topic = '{metric}/state'}]", "and {device} as exactly one whole segment"),
+        (
+            "mappings = [{topic = '{device}/{metric}'}]",
+            "mappings.0: topic names the metric, and so does the payload in format 'json'. Remove {metric}, or use",
+        ),
+        (
+            "mappings = [{csv = {header = true}}]",
+            "mappings.0: the section csv is for format = 'csv', here it is 'json'",
+        ),
+        (
+            "mappings = [{format = 'struct'}]",
+            "mappings.0: format 'struct' needs a section [mappings.struct] that says what is in it",
+        ),
+        (csv(""), "mappings.0.csv: give columns, or header = true"),
+        (csv("header = true, columns = ['a']"), "mappings.0.csv: give columns, or header = true"),
+        (csv("columns = ['a', '', 'a', '']"), "mappings.0.csv: columns must have different names"),
+        (csv("header = true, decimal_comma = true"), "decimal_comma needs another delimiter than ','"),
+        (csv("header = true, delimiter = 'x'"), "mappings.0.csv.delimiter must be ',', ';', '\\t' or '|', got 'x'"),
+        (struct("name = 'a', type = 'u24'"), "mappings.0.struct.fields.0.type must be 'u8', 'u16',"),
+        (struct("type = 'u8'"), "mappings.0.struct.fields.0: every field but a pad must have a name, and a pad none"),
+        (struct("type = 'pad', name = 'a'"), "every field but a pad must have a name, and a pad none"),
+        (struct("type = 'u8', name = 'a', bytes = 2"), "bytes is for fields of type pad"),
+        (
+            struct("type = 'u8', name = 'a', scale = 0"),
+            "mappings.0.struct.fields.0.scale must be >= 0.000000000001, got 0",
+        ),
+        (
+            struct("type = 'u8', name = 'a', offset = nan"),
+            "mappings.0.struct.fields.0.offset must be <= 1000000000000, got nan",
+        ),
+        (struct("type = 'u8', name = 'a'}, {type = 'i8', name = 'a'"), "fields must have different names"),
+        (struct("type = 'u32', name = 'ts'}, {type = 'pad'"), "fields must have one beside ts and pads"),
+        (
+            struct("type = 'u32', name = 'ts', scale = 0.1}, {type = 'u8', name = 'a'"),
+            "mappings.0.struct: ts must be a plain number of time_unit",
+        ),
+        ("mappings = [{format = 'xml'}]", "mappings.0.format must be '"),
         ("spool.when_full = 'explode'", "spool.when_full must be 'block' or 'drop_oldest', got 'explode'"),
         ("collect.payload_bytes_max = 'many'", "collect.payload_bytes_max must be a valid integer"),
         ("collect.dead_letter_bytes_max = 2000000", "must be <= 1048576, got 2000000"),
@@ -137,16 +182,18 @@ def test_the_sample_shows_every_key_with_its_default() -> None:
 
 
 def compare(shown: dict[str, object], model: type[BaseModel], where: str) -> None:
-    for key, field in model.model_fields.items():
-        if key in SECRETS:
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key in (*SECRETS, "cbor", "msgpack"):  # these two are as json
             continue
         assert key in shown, f"{where}{key} is not in docs/gateway.toml"
         value = shown[key]
-        if isinstance(value, list) and isinstance(value[0], dict):
-            compare(value[0], model_types(field.annotation)[0], f"{where}{key}.")
-        elif isinstance(value, dict) and key != "units":
-            inner = next(m for m in model_types(field.annotation))
-            compare(value, inner, f"{where}{key}.")
+        if key in ("mappings", "resources"):
+            assert isinstance(value, list)
+            merged = {name: value for table in reversed(value) for name, value in table.items()}
+            compare(merged, model_types(field.annotation)[0], f"{where}{key}.")
+        elif isinstance(value, dict) and (inner := model_types(field.annotation)):
+            compare(value, inner[0], f"{where}{key}.")
         else:
             default = field.get_default(call_default_factory=True)
             if default is not None and default is not PydanticUndefined:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.formats.json import AT_MS_MAX, AT_MS_MIN, METRICS_MAX, TEXT_BYTES_MAX, JsonDecoder
+from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
+from edge_agent.formats.json import JsonDecoder
+from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
 from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY, Columns, Series

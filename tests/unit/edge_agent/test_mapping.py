@@ -5,6 +5,7 @@ import pytest
 from edge_agent import mapping
 from edge_agent.config import Mapping
 from edge_agent.mapping import DeviceSeries, Routes
+from edge_agent.readings import Readings
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
@@ -30,6 +31,33 @@ def test_the_device_is_the_segment_that_the_pattern_names() -> None:
     assert routes["plant/north/t1/up"]._series["p", "q"] == (0, 1)
     assert list(ids.known) == [Series("t1", "p", "kW"), Series("t1", "q", "")]
     assert routes["devices/t1/telemetry"]._series[("q",)] == (1,)
+
+
+def test_the_metric_of_one_value_is_the_segments_that_the_pattern_names() -> None:
+    ids = Ids()
+    topics = ["home/{device}/{metric}/state", "homie/{device}/{metric}/{metric}", "raw/{device}/+"]
+    routes = Routes([Mapping(topic=topic, format="text", units={"power": "W"}) for topic in topics], ids)
+    readings = Readings()
+    for topic in ("home/d/power/state", "homie/d/power/state", "raw/d/power"):
+        assert routes[topic](b"1", 0, readings) is None
+    assert list(ids.known) == [Series("d", "power", "W"), Series("d", "power/state", ""), Series("d", "value", "")]
+    assert readings.series == [0, 1, 2]
+
+
+def test_topics_of_a_device_never_share_a_series() -> None:
+    ids = Ids()
+    routes = Routes([Mapping(topic="{device}/{metric}/{metric}", format="text")], ids)
+    for topic in ("d/a.b/c", "d/a/b.c", "d/a b/c", "d/a/b c"):
+        assert routes[topic](b"1", 0, Readings()) is None
+    assert len(ids.known) == 4
+
+
+@pytest.mark.parametrize(("metric", "fault"), [("", "is empty"), ("x" * 129, "129 characters"), ("\x07", "printed")])
+def test_a_topic_whose_metric_is_no_name(metric: str, fault: str) -> None:
+    reason = Routes([Mapping(topic="{device}/{metric}", format="text")], Ids())[f"d/{metric}"](b"1", 0, Readings())
+    assert reason is not None
+    assert reason.startswith("the metric's name")
+    assert fault in reason
 
 
 def test_the_first_mapping_wins_and_coap_comes_last() -> None:
