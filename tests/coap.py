@@ -44,9 +44,9 @@ class Sink:
     """A decode stage and a spool in memory: settles at once, unless it is told to hold."""
 
     def __init__(self, *, hold: bool = False) -> None:
-        ids: dict[Series, int] = {}
+        self.ids: dict[Series, int] = {}
         config = GatewayConfig(gateway="g", coap=Coap())
-        self.decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)))
+        self.decoder = Decoder(config, lambda series: self.ids.setdefault(series, len(self.ids)))
         self.columns = Columns()
         self.chunks: list[Chunk] = []
         self.held: list[Delivery[Chunk]] = []

@@ -237,6 +237,30 @@ def test_the_content_format_picks_the_decoder() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("number", "payload", "metric"),
+    [
+        (0, b"21.5", "value"),
+        (60, b"\xa1\x65power\xf9\x4d\x60", "power"),
+        (110, b'[{"n": "power", "v": 21.5}]', "power"),
+        (112, b"\x81\xa2\x00\x65power\x02\xf9\x4d\x60", "power"),
+    ],
+)
+def test_each_content_format_is_decoded(number: int, payload: bytes, metric: str, tmp_path: Path) -> None:
+    """On a path whose mapping says json."""
+    (tmp_path / "payload").write_bytes(payload)
+
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver) as port:
+            url = f"coap://127.0.0.1:{port}/telemetry/m"
+            assert await libcoap("-m", "post", "-t", str(number), "-f", str(tmp_path / "payload"), url) == ""
+        assert list(sink.columns.value) == [21.5]
+        assert [(series.device, series.metric) for series in sink.ids] == [("m", metric)]
+
+    asyncio.run(main())
+
+
 def test_a_path_of_a_mapping_may_be_longer() -> None:
     async def main() -> None:
         sink = Sink()
