@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -57,6 +58,7 @@ class Sessions:
         self._numbers = count(1)
         self._secret = secrets.token_bytes(32)
         self._context = SSL.Context(SSL.DTLS_SERVER_METHOD)
+        self._context.set_min_proto_version(DTLS1_2_VERSION)
         self._context.set_max_proto_version(DTLS1_2_VERSION)
         self._context.set_cipher_list(CIPHERS)
         self._context.set_options(
@@ -99,14 +101,16 @@ class Sessions:
     def write(self, session: Session, plaintext: bytes, send: Send) -> None:
         """Say something to a device; nothing happens if its session has ended."""
         if self._sessions.get(session.address) is session and session.is_open:
-            session.connection.send(plaintext)
+            with suppress(SSL.Error):  # it is ending: the next datagram tells
+                session.connection.send(plaintext)
             self._flush(session.connection, session.address, send)
 
     def close(self, send: Send) -> None:
         """Say good-bye to everybody."""
         for session in self._sessions.values():
             if session.is_open:
-                session.connection.shutdown()
+                with suppress(SSL.Error):
+                    session.connection.shutdown()
                 self._flush(session.connection, session.address, send)
         self._sessions.clear()
 

@@ -129,7 +129,7 @@ class Notifications:
         return not event.is_last
 
     def _hold(self, message: Any) -> None:
-        if message.mtype is CON:
+        if message.mtype is CON and message.code.is_successful():
             self._messages.hold(message)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from edge_agent.collect.coap_dtls import CIPHERS, DTLS1_2_VERSION, Session, Sess
 from edge_agent.collect.coap_keys import keys
 from edge_agent.collect.coap_secure import Peer, Secure
 from edge_agent.collect.psk_file import load_keys
-from edge_agent.config import Dtls
+from edge_agent.config import Coap, Dtls, GatewayConfig
+from edge_agent.run import make_collectors
+from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
 from tests.brokers import HOST
 from tests.coap import Sink, free_port, libcoap, serving
@@ -207,6 +210,13 @@ def test_keys_that_cannot_be_used_are_a_sentence(text: str | None, mode: int, se
         load_keys(path)
     assert sentence in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+def test_without_its_library_dtls_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edge_agent.collect.coap_secure", None)
+    config = GatewayConfig(gateway="g", coap=Coap(dtls=Dtls(psk_file=psk_file(tmp_path))))
+    with pytest.raises(ConfigError, match=r"Install it with: pip install 'fieldline\[dtls\]'"):
+        make_collectors(config, SystemClock(), lambda _key: False)
 
 
 def test_keys_are_read_whole(tmp_path: Path) -> None:
