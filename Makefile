@@ -44,7 +44,7 @@ drill: $(BIN)/.run
 
 test: $(BIN)/.dev
 	@./tests/install-tools
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 drill-broken: $(BIN)/.dev
 	@./tests/install-tools

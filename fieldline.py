@@ -71,22 +71,49 @@ def edge_check(
     config: Config,
     try_: Annotated[
         Optional[tuple[str, str]],  # noqa: UP045 - as typer's documentation has it
-        typer.Option("--try", metavar="TOPIC PAYLOAD", help="Also show what would become of this message."),
+        typer.Option(
+            "--try",
+            metavar="TOPIC PAYLOAD",
+            help="Show what would become of this message. PAYLOAD: - is standard input, @FILE a file.",
+        ),
     ] = None,
+    is_hex: Annotated[bool, typer.Option("--hex", help="The payload of --try is in hexadecimal digits.")] = False,
 ) -> None:
     """Check a config file: every problem as a sentence that names the file and the key."""
-    from edge_agent.check import check, try_message
-    from edge_agent.config import load
+    from edge_agent.check import check
 
     if findings := check(config):
         print("\n".join(findings), file=sys.stderr)
         raise typer.Exit(1)
     print(f"{config}: no problems found")
     if try_ is not None:
-        outcome = try_message(load(config), try_[0], try_[1].encode())
-        if isinstance(outcome, str):
-            raise FieldlineError(f"it would become a dead letter: {outcome}")
-        print("\n".join(outcome) or "it would give no reading: all its values are null")
+        from edge_agent.config import load
+        from edge_agent.preview import payload_of, try_message
+
+        try_message(load(config), try_[0], payload_of(try_[1], sys.stdin.buffer, is_hex=is_hex))
+
+
+@edge_app.command("listen")
+def edge_listen(
+    config: Config,
+    topic: Annotated[
+        Optional[list[str]],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(metavar="FILTER", help="Listen to this instead of mqtt.topics; may be repeated."),
+    ] = None,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(min=0, help="Stop after so many seconds; default: at Ctrl-C."),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(min=1, help="Stop after so many messages."),
+    ] = None,
+) -> None:
+    """Show what arrives at the device broker, and what becomes of it. The running agent is not disturbed."""
+    from edge_agent.config import load
+    from edge_agent.listen import Options, run
+
+    run(load(config), Options(tuple(topic or ()), seconds, count))
 
 
 @edge_app.command("spool")

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from bench import agent, collect, embedded, footprint, formats, ingest, latency, outage, spool, wire, workers
+from bench import agent, collect, embedded, footprint, formats, ingest, latency, outage, spool, stages, wire, workers
 from bench.figure import Figure, Table
 from bench.growth import backlog, devices, gateways, messages, series
 
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "workers": workers.run,
     "collect": collect.run,
     "formats": formats.run,
+    "stages": stages.run,
     "agent": agent.run,
     "footprint": footprint.run,
     "wire": wire.run,

@@ -79,7 +79,8 @@ def _set_version(pipeline: Stack, version: str) -> None:
     file.write_text(re.sub(r"\[mqtt\]\n(version.*\n)?", f'[mqtt]\nversion = "{version}"\n', file.read_text()))
 
 
-def _messages(topic: str) -> list[tuple[str, bytes]]:
+def messages(topic: str) -> list[tuple[str, bytes]]:
+    """Messages of METRICS readings of DEVICES devices, as (topic, payload)."""
     return [
         (
             topic.format(i % DEVICES),
@@ -96,7 +97,7 @@ async def _agent(pipeline: Stack) -> float:
     expected = _spooled(pipeline) + MESSAGES * METRICS
     began = cpu_s(pid)
     async with connected(pipeline.ports.mqtt, "bench-devices", inflight_max=500) as devices:
-        await publish_all(devices, _messages(OURS))
+        await publish_all(devices, messages(OURS))
     await until(lambda: _spooled(pipeline) == expected, "all messages are in the spool")
     return MESSAGES / (cpu_s(pid) - began)
 
@@ -116,7 +117,7 @@ async def _paho(port: int) -> float:
         await asyncio.to_thread(consumer.stdout.readline)
         began = cpu_s(consumer.pid)
         async with connected(port, "bench-devices", inflight_max=500) as devices:
-            await publish_all(devices, _messages(BARE))
+            await publish_all(devices, messages(BARE))
         await asyncio.to_thread(consumer.stdout.readline)
         return MESSAGES / (cpu_s(consumer.pid) - began)
     finally:

@@ -1,10 +1,10 @@
 """Ingest: rows per second from the trunk broker to committed, against bare inserts of the same rows.
 
 All go into the same ClickHouse process over HTTP, each round into empty tables. The batches are encoded beforehand and
-published as fast as the broker takes them; the time ends with the receipt that covers the last of them. The bare
-inserts send the blocks that ingest makes of the same batches, without fence, token, intent and ledger: by
-`insert_arrow`, and as Native that was encoded beforehand, which nobody can reach who has to make his blocks. The budget
-is held against the faster of the two.
+published as fast as the broker takes them; the time ends with the receipt that covers the last of them, and has in it
+that the last rows, too few for a whole commit, wait for company. The bare inserts send the blocks that ingest makes of
+the first BARE_ROWS rows, without fence, token, intent and ledger: by `insert_arrow`, and as Native that was encoded
+beforehand, which nobody can reach who has to make his blocks. The budget is held against the faster of the two.
 
 Then one writer commits the same rows by itself, stage by stage (bench/commit.py).
 """
@@ -31,7 +31,8 @@ from proof.ports import free_ports
 from telemetry import wire
 from telemetry.columns import Columns, Series
 
-ROWS, GATEWAYS, BATCH_ROWS, BLOCK_ROWS, ROUNDS = 2_000_000, 20, 10_000, 200_000, 5
+ROWS, BARE_ROWS, ROUNDS = 8_000_000, 2_000_000, 4
+GATEWAYS, BATCH_ROWS, BLOCK_ROWS = 20, 10_000, 200_000
 START_MS = 1_750_000_000_000
 PARTITIONS = 16
 
@@ -42,35 +43,33 @@ def run(directory: Path) -> list[Figure]:
 
 async def _run(directory: Path) -> list[Figure]:
     pipeline = stack(directory, free_ports())
-    ours, arrow, native = [], [], []
+    ours, arrow, native = [], [], []  # rows per second
     async with pipeline.running(["trunk-broker", "clickhouse", "ingest"]):
         client = pipeline.client()
         client.command("CREATE TABLE fieldline.bare AS fieldline.readings")
         for round_ in range(ROUNDS + 1):  # the first one warms up
             messages = await asyncio.to_thread(batches, f"e{round_}")
-            made = await asyncio.to_thread(blocks_of, messages)
-            for took, insert_all in ((arrow, _insert_arrow), (native, _insert_native)):
-                took.append(await asyncio.to_thread(insert_all, client, made))
-                _check_and_empty(client, "bare")
-            ours.append(await through_the_trunk(pipeline.ports.trunk, messages, f"e{round_}"))
-            _check_and_empty(client, "readings")
-        parts = await asyncio.to_thread(stages, client, PARTITIONS, messages, BLOCK_ROWS // BATCH_ROWS)
+            first = messages[: BARE_ROWS // BATCH_ROWS]
+            made = await asyncio.to_thread(blocks_of, first)
+            for rates, insert_all in ((arrow, _insert_arrow), (native, _insert_native)):
+                rates.append(BARE_ROWS / await asyncio.to_thread(insert_all, client, made))
+                _check_and_empty(client, "bare", BARE_ROWS)
+            ours.append(ROWS / await through_the_trunk(pipeline.ports.trunk, messages, f"e{round_}"))
+            _check_and_empty(client, "readings", ROWS)
+        parts = await asyncio.to_thread(stages, client, PARTITIONS, first, BLOCK_ROWS // BATCH_ROWS)
         client.close()
 
     def ratio(theirs: Callable[[float, float], float]) -> float:
         rounds = zip(ours[1:], arrow[1:], native[1:], strict=True)
-        return statistics.median(theirs(by_arrow, by_native) / took for took, by_arrow, by_native in rounds)
-
-    def rate(took: list[float]) -> float:
-        return ROWS / statistics.median(took[1:])
+        return statistics.median(rate / theirs(by_arrow, by_native) for rate, by_arrow, by_native in rounds)
 
     return [
-        Figure("ingest, trunk broker to committed, against the faster bare insert", ratio(min), "", at_least=0.6),
+        Figure("ingest, trunk broker to committed, against the faster bare insert", ratio(max), "", at_least=0.6),
         Figure("the same, against bare insert_arrow", ratio(lambda by_arrow, _: by_arrow), ""),
         Figure("the same, against bare Native, encoded beforehand", ratio(lambda _, by_native: by_native), ""),
-        Figure("ingest, rows per second", rate(ours), "rows/s"),
-        Figure("bare insert_arrow, rows per second", rate(arrow), "rows/s"),
-        Figure("bare Native, rows per second", rate(native), "rows/s"),
+        Figure("ingest, rows per second", statistics.median(ours[1:]), "rows/s"),
+        Figure("bare insert_arrow, rows per second", statistics.median(arrow[1:]), "rows/s"),
+        Figure("bare Native, rows per second", statistics.median(native[1:]), "rows/s"),
         *parts,
     ]
 
@@ -132,9 +131,9 @@ def _bare_settings(client: Client) -> dict[str, int | str]:
     return known(client, {**INSERT_SETTINGS, "insert_deduplicate": 0})
 
 
-def _check_and_empty(client: Client, table: str) -> None:
+def _check_and_empty(client: Client, table: str, rows: int) -> None:
     stored = client.query(f"SELECT count() FROM fieldline.{table}").result_rows[0][0]
-    assert stored == ROWS, f"{stored} rows are stored"
+    assert stored == rows, f"{stored} rows are stored"
     client.command(f"TRUNCATE TABLE fieldline.{table}")
 
 

@@ -15,7 +15,7 @@ from bench.parts import stack
 from proof.ports import free_ports
 from proof.stack import FIELDLINE
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def run(directory: Path) -> list[Figure]:

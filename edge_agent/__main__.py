@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--verbose", "-v", action="store_true", help="Log more.")
     given = parser.parse_args()
     log_to_stderr(verbose=given.verbose)
-    told(lambda: _run(given.config))
+    told(lambda: here(given.config))
 
 
-def _run(config: Path) -> None:
+def here(config: Path) -> NoReturn:
+    """The agent in this process, until it is stopped."""
     from edge_agent.config import load  # noqa: PLC0415 - behind --help
     from edge_agent.run import run  # noqa: PLC0415 - as above
 

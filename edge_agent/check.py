@@ -1,21 +1,16 @@
 """`fieldline edge check`: what is wrong with a config beyond its syntax, before the agent runs with it.
 
-`check` looks at the config and at the files it names; it connects to nothing. `try_message` decodes one
-payload as the running agent would, and touches no spool.
+`check` looks at the config and at the files it names; it connects to nothing. `edge_agent.preview` shows what would
+become of a message.
 """
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 from broker_bridge.config import Broker
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import PLACES, GatewayConfig, load
-from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
-from telemetry.clock import SystemClock
-from telemetry.columns import TIME_FROM_GATEWAY, Columns, Series
-from telemetry.delivery import Chunk
 from telemetry.errors import ConfigError
 
 
@@ -53,10 +48,7 @@ def _topics(config: GatewayConfig) -> list[str]:
 
 def _mappings(config: GatewayConfig) -> list[str]:
     """Mappings that no message reaches."""
-    topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
-    if config.coap:
-        topics += [["telemetry", "#"]] if config.coap.serves else []
-        topics += [resource.topic.split("/") for resource in config.coap.resources]
+    topics = _collected(config)
     findings = []
     for index, mapping in enumerate(config.mappings):
         parts = pattern(mapping.topic)
@@ -74,6 +66,11 @@ def _mappings(config: GatewayConfig) -> list[str]:
     return findings
 
 
+def unshared(topic: str) -> str:
+    """A topic filter without what makes it a shared subscription."""
+    return "/".join(_segments(topic))
+
+
 def _segments(topic: str) -> list[str]:
     """A topic filter's segments, without what makes it a shared subscription."""
     segments = topic.split("/")
@@ -83,13 +80,22 @@ def _segments(topic: str) -> list[str]:
 def _covers(parts: list[str], topics: list[str]) -> bool:
     """Whether a mapping matches every topic of a filter or of another mapping."""
     any_text = "\0"  # stands in no pattern: only places match it
-    return "#" not in topics and matches(parts, [any_text if t in PLACES else t for t in topics])
+    if topics[-1] == "#":  # the shortest of its topics is what comes before; all others are that and a rest
+        topics = topics[:-1]
+        if parts[-1] != "#":
+            return False
+    return matches(parts, [any_text if t in PLACES else t for t in topics])
 
 
 def _meets(parts: list[str], topics: list[str]) -> bool:
     """Whether a mapping and a filter have a topic in common."""
-    if topics[-1] == "#":
+    if topics[-1] == parts[-1] == "#":
+        common = min(len(topics), len(parts)) - 1
+        topics, parts = topics[:common], parts[:common]
+    elif topics[-1] == "#":
         topics = topics[:-1] + ["+"] * (len(parts) - len(topics) + 1)
+    elif parts[-1] == "#":
+        parts = parts[:-1] + ["+"] * (len(topics) - len(parts) + 1)
     same = zip(parts, topics, strict=False)
     return len(parts) == len(topics) and all(t in ("+", p) or p in PLACES for p, t in same)
 
@@ -128,17 +134,15 @@ def _spool(config: GatewayConfig) -> list[str]:
     return []
 
 
-def try_message(config: GatewayConfig, topic: str, payload: bytes) -> list[str] | str:
-    """What would become of a message: its readings, a line each, or the reason of its refusal."""
-    columns, names = Decoder.alone(config)(Chunk(SystemClock().now_ms(), [topic], [payload], [0]))
-    if columns.dead:
-        return columns.dead[0].reason
-    return [_line(columns, at, names[id_]) for at, id_ in enumerate(columns.series)]
+def _collected(config: GatewayConfig) -> list[list[str]]:
+    """The topic filters of what comes in, as segments."""
+    topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
+    if config.coap:
+        topics += [["telemetry", "#"]] if config.coap.serves else []
+        topics += [resource.topic.split("/") for resource in config.coap.resources]
+    return topics
 
 
-def _line(columns: Columns, at: int, series: Series) -> str:
-    """Device, metric, value with its unit, time."""
-    value = repr(columns.texts[at]) if at in columns.texts else f"{columns.value[at]:.15g}"
-    when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC).isoformat(timespec="milliseconds")
-    by = " (its arrival)" if columns.quality[at] == TIME_FROM_GATEWAY else ""
-    return f"{series.device}  {series.metric} = {value} {series.unit}".rstrip() + f"  at {when}{by}"
+def is_collected(config: GatewayConfig, topic: str) -> bool:
+    """Whether a subscription brings messages of a topic, or a CoAP device can post to it."""
+    return any(_meets(topic.split("/"), segments) for segments in _collected(config))

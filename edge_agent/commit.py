@@ -49,6 +49,7 @@ class Counts:
     repeated: int = 0
     records: int = 0
     dead_letters: int = 0
+    ignored: int = 0
     commits: int = 0
 
 
@@ -87,6 +88,7 @@ class GroupCommit:
         self.counts.messages += len(messages.payloads)
         self.counts.repeated += len(repeated)
         self.counts.dead_letters += len(refused)
+        self.counts.ignored = self._decoder.ignored
         if self._is_full(group):
             self._room.clear()
         self._filled.set()

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
-from edge_agent.readings import UNIT_CHARS_MAX
+from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
@@ -33,9 +33,15 @@ def _topic_filter(topic: str) -> str:
     return topic
 
 
-def _pattern(topic: str) -> str:
-    """A mapping's topic: segments that are text, `+`, `{metric}`, or, exactly once, `{device}`."""
+def _pattern(topic: str, info: ValidationInfo) -> str:
+    """A mapping's topic: segments that are text, `+`, `{metric}`, or, exactly once, `{device}`.
+
+    One that is ignored is a topic filter, and may have `{device}` and `{metric}` for `+`.
+    """
     segments = topic.split("/")
+    if info.data.get("ignore"):
+        _topic_filter("/".join("+" if segment in PLACES else segment for segment in segments))
+        return topic
     others = [segment for segment in segments if segment not in PLACES]
     if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
         raise PydanticCustomError(
@@ -95,6 +101,7 @@ TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TimeUnit = Literal["s", "ms", "us", "ns"]
 Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
+Renamed = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
 FieldPath = Annotated[str, AfterValidator(_path)]
 
 ONE_VALUE = ("text",)
@@ -158,7 +165,7 @@ class Csv(Section):
     header: bool = False
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal_comma: bool = False
-    time_column: str = "ts"
+    time_column: Annotated[str, StringConstraints(min_length=1)] = "ts"
     time_format: Literal["iso8601"] | TimeUnit = "iso8601"
 
     @model_validator(mode="after")
@@ -168,6 +175,8 @@ class Csv(Section):
             raise ValueError("give columns, or header = true if the first line of each message names them")
         if len(set(named)) != len(named):
             raise ValueError("columns must have different names")
+        if self.columns and not set(named) - {self.time_column}:
+            raise ValueError("columns must name one beside the time's")
         if self.decimal_comma and self.delimiter == ",":
             raise ValueError("decimal_comma needs another delimiter than ','")
         return self
@@ -235,8 +244,11 @@ class Objects(Section):
 class Mapping(Section):
     """Which part of a topic names the device, and how payloads under it are decoded."""
 
+    ignore: bool = False
     topic: Annotated[str, AfterValidator(_pattern)] = "devices/{device}/telemetry"
     format: Literal["cbor", "csv", "influx", "json", "msgpack", "senml-cbor", "senml-json", "struct", "text"] = "json"
+    only: tuple[str, ...] | None = None
+    rename: dict[str, Renamed] = Field(default_factory=dict)  # the device's metric -> ours
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
     cbor: Objects | None = None
     csv: Csv | None = None
@@ -244,6 +256,18 @@ class Mapping(Section):
     json_: Annotated[Objects | None, Field(alias="json")] = None  # BaseModel has a method `json`
     msgpack: Objects | None = None
     struct: Struct | None = None
+
+    @model_validator(mode="after")
+    def _is_ignored_or_not(self) -> "Mapping":
+        if self.ignore and self.model_fields_set - {"ignore", "topic"}:
+            raise ValueError("a mapping with ignore = true has a topic and nothing else")
+        return self
+
+    @model_validator(mode="after")
+    def _renames_to_different_names(self) -> "Mapping":
+        if len(set(self.rename.values())) != len(self.rename):
+            raise ValueError("rename must give different names, or two metrics would become one")
+        return self
 
     @model_validator(mode="after")
     def _has_the_section_of_its_format(self) -> "Mapping":
@@ -264,7 +288,7 @@ class Mapping(Section):
 
     @model_validator(mode="after")
     def _names_each_metric_once(self) -> "Mapping":
-        if "{metric}" in self.topic.split("/") and self.format not in ONE_VALUE:
+        if "{metric}" in self.topic.split("/") and self.format not in ONE_VALUE and not self.ignore:
             raise ValueError(
                 f"topic names the metric, and so does the payload in format {self.format!r}. "
                 "Remove {metric}, or use format = 'text', which takes one value per topic"

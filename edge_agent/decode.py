@@ -1,7 +1,8 @@
 """The decode stage: a chunk's messages become readings in columns, or dead letters. Pure but for `series_id`.
 
-Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it
-as a repetition. Nothing raises: a message that cannot be decoded must not stop those behind it.
+Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it as a
+repetition or its mapping says to ignore it. Nothing raises: a message that cannot be decoded must not stop those
+behind it.
 
 Limits: a payload above payload_bytes_max is not decoded; a dead letter keeps the first dead_letter_bytes_max
 bytes of its payload.
@@ -42,6 +43,9 @@ class Decoder:
             if index in skip:
                 continue
             if len(payload) > payload_bytes_max or index in oversized:
+                if routes.ignores(topic):
+                    routes.ignored.count += 1
+                    continue
                 reason: str | None = self._too_large(oversized.get(index, len(payload)))
             else:
                 start = len(readings.value)
@@ -60,6 +64,11 @@ class Decoder:
                 into.add_dead(DeadLetter(topic, kept, reason), received_at)
         readings.move_to(into, received_at)
         return refused
+
+    @property
+    def ignored(self) -> int:
+        """How many messages a mapping said to ignore."""
+        return self._routes.ignored.count
 
     @classmethod
     def alone(cls, config: GatewayConfig) -> Callable[[Chunk], tuple[Columns, list[Series]]]:

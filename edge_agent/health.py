@@ -46,12 +46,13 @@ class Report:
 
 @dataclass(slots=True)
 class Health:
-    """The agent's parts, and what is wrong with the spool (empty: nothing)."""
+    """The agent's parts, what is wrong with the spool (empty: nothing), and how many messages were ignored."""
 
     directory: Path
     clock: Clock
     parts: dict[str, Part]
     trouble: Callable[[], str]
+    ignored: Callable[[], int] = lambda: 0
 
     def status(self, spool: Spool) -> Status:
         """For the trunk; called in the spool's thread."""
@@ -70,6 +71,8 @@ class Health:
 
     def _states(self) -> dict[str, str]:
         states = {name: part.state() for name, part in self.parts.items()}
+        if self.ignored():
+            states["ignored"] = f"{self.ignored()} messages since the start"
         return states | ({"spool": self.trouble()} if self.trouble() else {})
 
     async def run(self) -> None:

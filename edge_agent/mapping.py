@@ -4,6 +4,10 @@ A mapping's pattern is matched segment by segment: `{device}` takes a segment as
 the metric's, `+` takes any segment, everything else must be equal. Of several `{metric}` the metric's name is all
 of them, with / between them, which no segment contains: so two topics of a device never become one series. The
 first mapping that matches wins. A CoAP path counts as a topic, and after the config's mappings comes COAP_MAPPING.
+Messages of an ignored mapping are acknowledged and counted, and leave no record: they get no seq, so the books of an
+epoch, readings + dead letters + losses, know nothing of them. Its pattern may end in `#`, which stands for any rest.
+`only` and `rename` know metrics by the device's names, `units` by those they have here. A name that `rename` gives to
+one metric is refused for another, so that two things never become one series.
 
 A topic is resolved once, and each combination of metrics that its messages bring is resolved once; then both
 are a dictionary look-up. These are caches: what is evicted is resolved again, to the same ids, by the spool.
@@ -13,18 +17,21 @@ NAME_CHARS_MAX characters and units of UNIT_CHARS_MAX. The number of series is l
 FieldlineError.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 
 from edge_agent import config
 from edge_agent.formats import FORMATS, Decode
-from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX, Metric
+from edge_agent.readings import DROPPED, NAME_CHARS_MAX, UNIT_CHARS_MAX, Metric, Readings
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
 COAP_MAPPING = config.Mapping(topic="telemetry/{device}")
 VALUE = "value"
 """The metric of a message that is one value, if its topic names none."""
-TOPICS_MAX = 20_000
+NOTHING: Mapping[str, str] = MappingProxyType({})
+TOPICS_MAX = 100_000
 SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
 
@@ -36,12 +43,25 @@ Route = str | tuple[str, tuple[str, ...]]
 class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
     """The series ids of one device by combination of metrics. Raises FieldlineError for a bad name or unit.
 
-
-    metric: of messages that are one value.
+    metric: of messages that are one value. only: the metrics that are taken, None for all; the id of others is
+    DROPPED. rename: the device's name of a metric -> ours.
     """
 
-    def __init__(self, device: str, units: Mapping[str, str], series_id: SeriesId, metric: str = VALUE) -> None:
+    __slots__ = ("_ids", "_only", "_rename", "_series_id", "_units", "device", "metric")
+
+    def __init__(
+        self,
+        device: str,
+        units: Mapping[str, str],
+        series_id: SeriesId,
+        metric: str = VALUE,
+        *,
+        only: Collection[str] | None = None,
+        rename: Mapping[str, str] = NOTHING,
+    ) -> None:
         super().__init__()
+        self._only = only
+        self._rename = rename
         self.device = device
         self.metric = metric
         self._units = units
@@ -61,7 +81,11 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
 
     def _check(self, metric: Metric) -> None:
         name, unit = (metric, "") if isinstance(metric, str) else metric
-        if fault := _fault(name):
+        if self._only is not None and name not in self._only:
+            return
+        if name not in self._rename and name in self._rename.values():
+            raise FieldlineError(f"the metric {name!r} has the name that rename gives to another")
+        if fault := _fault(self._rename.get(name, name)):
             raise FieldlineError(f"the metric's name {name[:60]!r} {fault}")
         if len(unit) > UNIT_CHARS_MAX or not unit.isprintable():
             raise FieldlineError(f"the unit {unit[:60]!r} of {name[:60]!r} is no text of at most {UNIT_CHARS_MAX}")
@@ -70,11 +94,39 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
         known = self._ids.get(metric)
         if known is None:
             name, unit = (metric, "") if isinstance(metric, str) else metric
-            if name in self._units and name != metric:
+            if self._only is not None and name not in self._only:
+                return DROPPED
+            ours = self._rename.get(name, name)
+            if ours in self._units and name != metric:
                 return self._id(name)  # so that what is remembered stays as bounded as the series are
-            known = self._series_id(Series(self.device, name, self._units.get(name, unit)))
+            known = self._series_id(Series(self.device, ours, self._units.get(ours, unit)))
             self._ids[metric] = known
         return known
+
+
+class Ignored:
+    """The decoder of messages that are not wanted; it counts them."""
+
+    count = 0
+
+    def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:  # noqa: ARG002 - not wanted
+        """Take nothing of it."""
+        self.count += 1
+        return None
+
+
+class Selected:
+    """A decoder of messages of which only some metrics are wanted."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+
+    def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
+        """As the decoder, but for the readings that are dropped."""
+        start = len(into.value)
+        reason = self._decode(payload, received_at_ms, into)
+        into.drop(start)
+        return reason
 
 
 class Routes(dict[Route, Decode]):
@@ -84,23 +136,50 @@ class Routes(dict[Route, Decode]):
         super().__init__()
         self._patterns = [(pattern(m.topic), m) for m in (*mappings, COAP_MAPPING)]
         self._series_id = series_id
+        self.ignored = Ignored()
+
+    def ignores(self, topic: str) -> bool:
+        """Whether messages of a topic are not wanted."""
+        with suppress(FieldlineError):
+            return self[topic] is self.ignored
+        return False
 
     def __missing__(self, route: Route) -> Decode:
         topic, formats = (route, ()) if isinstance(route, str) else route
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
-                device = segments[parts.index("{device}")]
-                if fault := _fault(device):
-                    raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
-                name = mapping.format if not formats or mapping.format in formats else formats[0]
-                metric = _metric(parts, segments)
-                decode = FORMATS[name](DeviceSeries(device, mapping.units, self._series_id, metric), mapping)
+                decode = self.ignored if mapping.ignore else self._decoder(parts, segments, mapping, formats)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
                 self[route] = decode
                 return decode
         raise FieldlineError(f"topic {topic[:200]!r} matches no mapping in gateway.toml")
+
+    def _decoder(
+        self, parts: list[str], segments: list[str], mapping: config.Mapping, formats: tuple[str, ...]
+    ) -> Decode:
+        device = segments[parts.index("{device}")]
+        if fault := _fault(device):
+            raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
+        series = DeviceSeries(
+            device,
+            mapping.units,
+            self._series_id,
+            _metric(parts, segments),
+            only=mapping.only,
+            rename=mapping.rename,
+        )
+        name = mapping.format if not formats or mapping.format in formats else formats[0]
+        decode = FORMATS[name](series, mapping)
+        return decode if mapping.only is None else Selected(decode)
+
+
+def mapping_of(mappings: Iterable[config.Mapping], topic: str) -> tuple[int, config.Mapping] | None:
+    """The first mapping that takes a topic, and its place in the config; COAP_MAPPING's is behind the last."""
+    segments = topic.split("/")
+    places = enumerate((*mappings, COAP_MAPPING))
+    return next(((place, m) for place, m in places if matches(pattern(m.topic), segments)), None)
 
 
 def pattern(topic: str) -> list[str]:
@@ -110,6 +189,8 @@ def pattern(topic: str) -> list[str]:
 
 def matches(parts: list[str], segments: list[str]) -> bool:
     """Whether a pattern matches a topic, both as segments."""
+    if parts[-1] == "#":
+        parts, segments = parts[:-1], segments[: len(parts) - 1]
     return len(parts) == len(segments) and all(
         part == segment or part in config.PLACES for part, segment in zip(parts, segments, strict=True)
     )

@@ -7,12 +7,16 @@ a whole list at once. So formats add to these, and the decode stage moves them i
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import compress, count
+from typing import Any, Protocol
 
 from telemetry.columns import Columns
 
 NAME_CHARS_MAX = 128
 UNIT_CHARS_MAX = 32
+
+DROPPED = -2
+"""The series id of readings that the mapping does not take; see `Readings.drop`."""
 
 Metric = str | tuple[str, str]
 """A metric's name, or its name and the unit that a message states: that counts unless the mapping gives one."""
@@ -78,6 +82,18 @@ class Readings:
             del column[length:]
         for position in [p for p in self.texts if p >= length]:
             del self.texts[position]
+
+    def drop(self, start: int) -> None:
+        """Forget the readings from position `start` on whose series is DROPPED."""
+        kept = [id_ != DROPPED for id_ in self.series[start:]]
+        if all(kept):
+            return
+        texts = {position: self.texts.pop(position) for position in [p for p in self.texts if p >= start]}
+        places = {old: start + new for new, old in enumerate(compress(count(start), kept))}
+        self.texts.update((places[position], text) for position, text in texts.items() if position in places)
+        columns: tuple[list[Any], ...] = (self.series, self.measured_at, self.value, self.quality)
+        for column in columns:
+            column[start:] = compress(column[start:], kept)
 
     def move_to(self, into: Columns, received_at_ms: int) -> None:
         """Append all readings, which arrived at `received_at_ms`, to columns, and be empty."""

@@ -80,7 +80,7 @@ async def _work(
 ) -> None:
     commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
     collectors = make_collectors(config, clock, spool.knows)
-    health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble)
+    health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble, lambda: commit.counts.ignored)
     uplink = Uplink(
         source=spool,
         gateway=config.gateway,

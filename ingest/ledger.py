@@ -6,6 +6,7 @@ then looks up which rows of open intents are in the tables. Those are committed;
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,17 +42,20 @@ class Intent:
 
 @dataclass(slots=True)
 class Ledger:
-    """One worker's access to the ledger. Blocking; used from one thread at a time, but `plan` may have its own.
+    """One worker's access to the ledger. Blocking; used from one thread at a time, but `plan` and `declare` may have
+    a thread of their own.
 
+    inserter: for all but intents; intents: for those, by default the same.
     owns: whether a gateway is in our partitions. What the ledger says of others is their workers' to write.
     """
 
     inserter: Inserter
     clock: Clock
+    intents: Inserter | None = None
     fence: int = 0
     number: int = 0
     last_created_ms: int = 0
-    settled: list[Intent] = field(default_factory=list)
+    settled: deque[Intent] = field(default_factory=deque)
     owns: Callable[[str], bool] = lambda _: True
 
     def take_over(self) -> dict[Key, SeqRanges]:
@@ -196,10 +200,10 @@ class Ledger:
         return Intent(self.number, self.last_created_ms, ranges, measured_min, measured_max)
 
     def declare(self, intent: Intent) -> None:
-        """Write the intent, and with it that the former one is done."""
-        rows = [self._row(done, 1) for done in self.settled] + [self._row(intent, 0)]
-        self.inserter.insert(INTENTS, pa.Table.from_pylist(rows, INTENTS.schema))
-        self.settled = []
+        """Write the intent, and with it that those which were settled by now are done."""
+        done = [self.settled.popleft() for _ in range(len(self.settled))]
+        rows = [self._row(settled, 1) for settled in done] + [self._row(intent, 0)]
+        (self.intents or self.inserter).insert(INTENTS, pa.Table.from_pylist(rows, INTENTS.schema))
 
     def _row(self, intent: Intent, done: int) -> dict[str, object]:
         return {

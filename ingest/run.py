@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from ingest.clickhouse.client import Client, connect
 from ingest.config import IngestConfig
 from ingest.insert import FencedError, Inserter, StoppedError, first_line
 from ingest.ledger import Ledger
-from ingest.worker import REFUSED_BYTES_MAX, Worker
+from ingest.worker import REFUSED_BYTES_MAX, Threads, Worker
 from telemetry.backoff import Backoff
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError, FieldlineError
@@ -49,10 +49,10 @@ async def _main(config: IngestConfig) -> int:
     assert main is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, main)
-    thread, builder = (ThreadPoolExecutor(1, f"ingest-{name}") for name in ("writer", "builder"))
+    stages = [ThreadPoolExecutor(1, f"ingest-{stage}") for stage in ("prepare", "write", "settle")]
     status, failure = 0, None
     try:
-        await _work(config, stop, thread, builder)
+        await _work(config, stop, stages)
     except* FencedError as group:
         log.error("%s", _first(group))
         status = FENCED_STATUS
@@ -65,8 +65,7 @@ async def _main(config: IngestConfig) -> int:
             raise
     finally:
         stop.set()
-        builder.shutdown(wait=False)
-        await _end(thread, status)
+        await _end(stages, status)
     if failure is not None:
         raise failure
     log.info("Ingest has stopped.")
@@ -83,36 +82,35 @@ def _stop(stop: threading.Event, main: "asyncio.Task[object]") -> None:
     main.cancel()
 
 
-async def _end(thread: ThreadPoolExecutor, status: int) -> None:
-    """Let the statement that runs finish. A ClickHouse that hangs is not waited for: a successor looks it up."""
-    last = asyncio.wrap_future(thread.submit(lambda: None))
-    thread.shutdown(wait=False)
-    if not (await asyncio.wait([last], timeout=STOP_S_MAX))[0]:
+async def _end(stages: Sequence[ThreadPoolExecutor], status: int) -> None:
+    """Let the statements that run finish. A ClickHouse that hangs is not waited for: a successor looks it up."""
+    last = [asyncio.wrap_future(thread.submit(lambda: None)) for thread in stages]
+    for thread in stages:
+        thread.shutdown(wait=False)
+    if (await asyncio.wait(last, timeout=STOP_S_MAX))[1]:
         log.warning("Ingest has stopped without an answer from ClickHouse; what is stored will be looked up.")
         os._exit(status)  # the interpreter would wait for the thread
 
 
-async def _work(
-    config: IngestConfig, stop: threading.Event, thread: ThreadPoolExecutor, builder: ThreadPoolExecutor
-) -> None:
+async def _work(config: IngestConfig, stop: threading.Event, stages: Sequence[ThreadPoolExecutor]) -> None:
     clock = SystemClock()
     name = secrets.token_hex(8)
     owned = f"{config.owned[0]}-{config.owned[-1]}" if len(config.owned) > 1 else f"{config.owned[0]}"
     options = config.trunk.options(  # before anything is taken over from a worker whose config is right
         f"fieldline-ingest-{owned}", packet_bytes_max=2 * WIRE_BYTES_MAX, keep_bytes=REFUSED_BYTES_MAX
     )
-    client = await _connect(config, thread)
-    inserter = Inserter(client, name, config.owned, stop)
+    threads = Threads(*stages)
+    clients = [await _connect(config, thread) for thread in stages]
+    intents, rows, marks = (Inserter(client, name, config.owned, stop) for client in clients)
     own = set(config.owned)
-    ledger = Ledger(inserter, clock, owns=lambda gateway: partition_of(gateway, config.partitions) in own)
+    ledger = Ledger(marks, clock, intents, owns=lambda gateway: partition_of(gateway, config.partitions) in own)
     worker = Worker(
-        inserter=inserter,
+        inserter=rows,
         ledger=ledger,
         partitions=config.partitions,
         commit=config.commit,
         clock=clock,
-        thread=thread,
-        builder=builder,
+        threads=threads,
     )
     try:
         await _when_clickhouse_answers(worker.take_over)
@@ -120,13 +118,14 @@ async def _work(
 
         async def check_fence() -> None:
             loop = asyncio.get_running_loop()
-            await _when_clickhouse_answers(lambda: loop.run_in_executor(thread, ledger.check))
+            await _when_clickhouse_answers(lambda: loop.run_in_executor(threads.settle, ledger.check))
 
         downlink = Downlink(options, config.owned, name, worker.take, check_fence)
         await worker.run(downlink)
     finally:
-        with contextlib.suppress(Exception):  # nothing depends on how a connection ends
-            client.close()
+        for client in clients:
+            with contextlib.suppress(Exception):  # nothing depends on how a connection ends
+                client.close()
 
 
 async def _connect(config: IngestConfig, thread: ThreadPoolExecutor) -> Client:

@@ -1,21 +1,24 @@
-"""An ingest worker: receive -> admit -> prepare -> write -> ledger -> receipt, for the partitions that it owns.
+"""An ingest worker: receive -> admit -> prepare -> write -> settle -> receipt, for the partitions that it owns.
 
-The event loop takes messages in, decodes batches and admits their new rows into the pending commit; one thread
-builds and encodes commits, another sends them. While a commit is being written the next one grows, so batches of
-many gateways share blocks, and the slower ClickHouse is, the larger the blocks; one that has grown to its limit is
-prepared meanwhile. Workers keep nothing on disk.
+The event loop takes messages in, decodes batches and admits their new rows into the pending commit. Each of the stages
+behind has a thread and a connection to ClickHouse of its own, and one commit at a time: prepare builds and encodes it
+and declares its intent, write inserts its rows, settle states it in the ledger; then the receipts leave. So each commit
+goes its way in that order, and the next ones follow behind it.
+
+While commits are under way the next one grows, so batches of many gateways share blocks, and the slower ClickHouse is,
+the larger the blocks; one that has grown to its limit is prepared meanwhile. Workers keep nothing on disk.
 
 Limits: messages that wait to be decoded, admitted rows, and the commits that are prepared and written take at most
-commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows, and no more than one
-waits prepared. Between two writes of them, REFUSED_MAX refused messages are kept, REFUSED_BYTES_MAX of each, and
-STATUSES_MAX statuses.
+commit.buffer_bytes_max together, then the trunk is paused; a commit takes commit.rows_max rows, and between two stages
+no more than one waits. Between two writes of them, REFUSED_MAX refused messages are kept, REFUSED_BYTES_MAX of each,
+and STATUSES_MAX statuses.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar, TypeVarTuple, Unpack
 
@@ -29,7 +32,7 @@ from ingest.config import Commit
 from ingest.decode import decode
 from ingest.dictionaries import Dictionaries, UndefinedSeriesError
 from ingest.insert import Inserter
-from ingest.ledger import Ledger
+from ingest.ledger import Intent, Ledger
 from ingest.tables import DEAD_LETTERS, GATEWAYS, Target
 from ingest.writer import Prepared, Writer
 from telemetry.clock import Clock
@@ -72,8 +75,17 @@ class Pending:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """One for each stage: to prepare commits, to write their rows, and to settle them."""
+
+    prepare: Executor
+    write: Executor
+    settle: Executor
+
+
 class Worker:
-    """One worker's life; a new one has a new id."""
+    """One worker's life; a new one has a new id. inserter: for rows; the ledger has its own."""
 
     def __init__(
         self,
@@ -83,8 +95,7 @@ class Worker:
         partitions: int,
         commit: Commit,
         clock: Clock,
-        thread: ThreadPoolExecutor,
-        builder: ThreadPoolExecutor,
+        threads: Threads,
     ) -> None:
         self._inserter = inserter
         self._ledger = ledger
@@ -92,8 +103,7 @@ class Worker:
         self._partitions = partitions
         self._config = commit
         self._clock = clock
-        self._thread = thread
-        self._builder = builder
+        self._threads = threads
         self._admission = Admission()
         self._dictionaries = Dictionaries()
         self._inbox: deque[tuple[str, bytes, int]] = deque()
@@ -102,6 +112,7 @@ class Worker:
         self._preparing_bytes = 0
         self._ready: Prepared | None = None
         self._writing: Prepared | None = None
+        self._written: asyncio.Queue[Intent] = asyncio.Queue(1)
         self._statuses: dict[str, Status] = {}
         self._refused: list[dict[str, object]] = []
         self._wake_admit = asyncio.Event()
@@ -112,7 +123,7 @@ class Worker:
 
     async def take_over(self) -> None:
         """Own the partitions and load the ledger. Raises FencedError, ClickHouseError."""
-        self._admission.load(await self._in_thread(self._thread, self._ledger.take_over))
+        self._admission.load(await _in_thread(self._threads.settle, self._ledger.take_over))
 
     def take(self, topic: str, payload: bytes, payload_bytes: int) -> bool:
         """What the trunk brings; False when the buffer is full."""
@@ -143,6 +154,7 @@ class Worker:
             tasks.create_task(self._admit(), name="ingest-admit")
             tasks.create_task(self._prepare(), name="ingest-prepare")
             tasks.create_task(self._write(), name="ingest-write")
+            tasks.create_task(self._settle(), name="ingest-settle")
 
     async def _admit(self) -> None:
         while True:
@@ -236,8 +248,9 @@ class Worker:
         self._pending = Pending()
         self._preparing_bytes = BUILDING * pending.bytes
         self._wake_admit.set()
-        self._ready = await self._in_thread(self._builder, self._writer.prepare, pending.slices)
+        self._ready = await _in_thread(self._threads.prepare, self._writer.prepare, pending.slices)
         self._preparing_bytes = 0
+        self._wake_admit.set()
         self._wake_write.set()
 
     async def _write(self) -> None:
@@ -250,19 +263,32 @@ class Worker:
             if self._ready is None:
                 await _woken(self._wake_write, STATUS_EVERY_S)
                 continue
-            self._writing, self._ready = self._ready, None
-            self._wake_prepare.set()
-            await self._commit(self._writing)
+            commit, self._ready = self._ready, None
+            written = await self._insert_rows(commit)
+            del commit  # its memory does not count any more
+            await self._written.put(written)
 
-    async def _commit(self, commit: Prepared) -> None:
-        marks = self._admission.after(commit.intent.ranges)
-        await self._in_thread(self._thread, self._writer.write, commit, marks)
-        self._admission.commit(marks)
+    async def _insert_rows(self, commit: Prepared) -> Intent:
+        self._writing = commit
+        self._wake_prepare.set()
+        await _in_thread(self._threads.write, self._writer.write, commit)
         self._writing = None
-        self.counts.commits += 1
         self.counts.rows += commit.rows
         self._wake_admit.set()
         self._wake_prepare.set()
+        self._resume_if_room()
+        return commit.intent
+
+    async def _settle(self) -> None:
+        while True:
+            await self._confirm(await self._written.get())
+            self.counts.commits += 1
+
+    async def _confirm(self, intent: Intent) -> None:
+        """Its rows are in the tables: say so in the ledger, and then to their gateways."""
+        marks = self._admission.after(intent.ranges)
+        await _in_thread(self._threads.settle, self._ledger.settle, intent, marks)
+        self._admission.commit(marks)
         self._resume_if_room()  # before the receipts: while paused, a broker that is gone is not noticed
         for key in marks:
             await self._send_receipt(key)
@@ -279,10 +305,11 @@ class Worker:
 
     async def _insert(self, target: Target, rows: list[dict[str, object]]) -> None:
         table = pa.Table.from_pylist(rows, target.schema)
-        await self._in_thread(self._thread, self._inserter.insert, target, table)
+        await _in_thread(self._threads.write, self._inserter.insert, target, table)
 
-    async def _in_thread(self, thread: ThreadPoolExecutor, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
-        return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
+
+async def _in_thread(thread: Executor, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
 
 
 async def _woken(wake: asyncio.Event, seconds_max: float) -> None:

@@ -1,10 +1,11 @@
-"""The writer: commits from admitted slices to the ledger.
+"""The writer: commits from admitted slices to their rows in the tables.
 
-prepare: an intent's number, the blocks (readings by month, dead letters, losses), each encoded. No I/O.
-write: intent -> blocks -> ledger. A block that ClickHouse refuses for its content is bisected: its good rows
-go in, each bad row becomes a dead letter with ClickHouse's own reason.
+prepare: the blocks (readings by month, dead letters, losses), each encoded, then the intent is declared. write: the
+blocks. Between the two a commit can wait. A block that ClickHouse refuses for its content is bisected: its good rows go
+in, each bad row becomes a dead letter with ClickHouse's own reason.
 
-Both block. The worker prepares a commit in one thread while it writes the one before it in another.
+Both block. The worker prepares a commit in one thread while it writes the one before it in another; what has been
+written is settled by the ledger.
 """
 
 import json
@@ -14,20 +15,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ingest.admit import Key, Range, Slice
+from ingest.admit import Range, Slice
 from ingest.blocks import Block, blocks
 from ingest.decode import MEASURED_MS_MAX, MEASURED_MS_MIN
 from ingest.insert import ContentError, Insert, Inserter, first_line
 from ingest.ledger import Intent, Ledger
 from ingest.tables import DEAD_LETTERS, READINGS
-from telemetry.ranges import SeqRanges
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A commit that only has to be sent. rows: readings and dead letters; bytes: the memory it takes."""
+    """A commit whose rows only have to be sent. rows: readings and dead letters; bytes: the memory it takes."""
 
     intent: Intent
     inserts: list[tuple[Block, Insert]]
@@ -37,28 +37,24 @@ class Prepared:
 
 @dataclass(slots=True)
 class Writer:
-    """Commits for one worker."""
+    """Commits for one worker. `inserter` is for the rows; the ledger has its own."""
 
     inserter: Inserter
     ledger: Ledger
 
     def prepare(self, slices: list[Slice]) -> Prepared:
-        """Build and encode the next commit; commits are to be written in the order in which they were prepared."""
+        """Build and encode the next commit, and declare it. Raises FencedError or StoppedError."""
         intent = self.ledger.plan(*_scope(slices))
         made = [(block, self.inserter.encode(block.target, block.rows)) for block in blocks(slices, intent.created_ms)]
         held_bytes = sum(block.rows.nbytes + insert.own_bytes for block, insert in made)
+        self.ledger.declare(intent)
         return Prepared(intent, made, sum(part.rows for part in slices), held_bytes)
 
-    def write(self, commit: Prepared, marks: dict[Key, SeqRanges]) -> None:
-        """Bring all rows of the commit into the tables, then state `marks` in the ledger.
-
-        Raises FencedError or StoppedError; then nothing may be told to any gateway.
-        """
-        self.ledger.declare(commit.intent)
+    def write(self, commit: Prepared) -> None:
+        """Bring all rows of the commit into the tables. Raises FencedError or StoppedError: their fate is unknown."""
         for block, encoded in commit.inserts:
             for letters in self._insert(block, encoded):
                 self.inserter.insert(DEAD_LETTERS, letters)
-        self.ledger.settle(commit.intent, marks)
 
     def _insert(self, block: Block, encoded: Insert) -> Iterator[pa.Table]:
         """Insert a block; yield dead letters for the rows that ClickHouse refuses."""

@@ -1,10 +1,15 @@
 """The stack's loopback ports: given ones, checked, or free ones."""
 
 import contextlib
+import itertools
+import os
 import socket
 from dataclasses import dataclass
 
 from telemetry.errors import FieldlineError
+
+FIRST, LAST, SHARE = 10_240, 32_767, 64
+_turns = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,24 @@ def _check(port: int, kind: socket.SocketKind, what: str, option: str) -> None:
             ) from None
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses now, neither for TCP nor for UDP. Raises FieldlineError if there is none.
+
+    Somebody else could take it before it is used. So it is below those that Linux gives to connections, and of this
+    process's share: processes that were started one after another have different ones.
+    """
+    share = FIRST + os.getpid() % ((LAST + 1 - FIRST) // SHARE) * SHARE
+    for number in itertools.islice(_turns, SHARE):
+        port = share + number % SHARE
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            return port
+    raise FieldlineError(
+        f"All ports from {share} to {share + SHARE - 1} are taken. Stop what uses them, and try again."
+    )
+
+
 def free_ports() -> Ports:
-    """Four numbers that nobody uses now, neither for TCP nor for UDP."""
-    numbers: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(numbers) < 4:
-            tcp = held.enter_context(socket.socket())
-            tcp.bind(("127.0.0.1", 0))
-            number = tcp.getsockname()[1]
-            udp = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", number))
-                numbers.append(number)
-    return Ports(*numbers)
+    """Four ports that nobody uses now."""
+    return Ports(*(free_port() for _ in range(4)))

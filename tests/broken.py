@@ -28,6 +28,7 @@ FOUND_BY: dict[str, tuple[str, str]] = {
     "trim_on_broker_ack": ("kill waiting ingest", MISSING),
     "receipt_before_ledger": ("kill waiting ingest", MISSING),
     "ledger_before_rows": ("kill waiting ingest", MISSING),
+    "rows_before_intent": ("kill ingest in commit", DOUBLE),
     "one_token_for_all": ("hang ingest", MISSING),
     "no_token": ("lose ClickHouse's word", DOUBLE),
     "no_fence": ("succeed hung ingest", DOUBLE),

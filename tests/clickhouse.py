@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.brokers import HOST, free_port, wait_until
+from proof.ports import free_port
+from tests.brokers import HOST, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S_MAX = 60.0

@@ -13,6 +13,7 @@ from edge_agent.collect.coap import CoapCollector
 from edge_agent.collect.coap_secure import Secure
 from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.columns import Columns, Series
 from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
@@ -72,13 +73,6 @@ async def libcoap(*arguments: str, client: str = LIBCOAP, seconds_max: int = 20)
         log, said = await process.communicate()
     codes = re.findall(rb"(?m)^v:1 t:\w+ c:([2-5]\.\d\d)", log)
     return said.decode() + ("" if codes and codes[-1] != b"2.31" else "no answer")
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -18,9 +18,11 @@ tell it how many messages to send before the first is acknowledged: RECEIVE_MAX.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 from zlib import crc32
 
 from broker_bridge.mqtt import sentences
@@ -110,7 +112,7 @@ class MqttCollector:
         """One connection's life; returns why it ended."""
         arrivals = Arrivals(self._clock, self._settings.chunk_bytes_max)
         try:
-            connection = await self._opened(options, arrivals)
+            connection = await opened(options, self._settings.version, arrivals.add)
         except (ConnectError, ProtocolError) as error:
             return str(error)
         self._arrivals = arrivals
@@ -126,15 +128,6 @@ class MqttCollector:
         if self._clock.monotonic_s() - opened_s > STABLE_S:
             backoff.reset()
         return reason
-
-    async def _opened(self, options: Options, arrivals: "Arrivals") -> Connection:
-        """Connect with the version that is set, or with the best that the broker has."""
-        version = self._settings.version
-        if version == "auto":
-            with suppress(VersionError):
-                return await Connection.open(replace(options, version="5"), arrivals.add)
-            version = "3.1.1"
-        return await Connection.open(replace(options, version=version), arrivals.add)
 
     async def _subscribed(self, connection: Connection) -> str:
         """Subscribe, then wait for the end; returns why it came."""
@@ -157,6 +150,17 @@ class MqttCollector:
         if reason != self._trouble:
             log.warning("%s", reason)
         self._trouble = reason
+
+
+async def opened(
+    options: Options, version: Literal["auto", "5", "3.1.1"], on_messages: Callable[[Messages, Connection], None]
+) -> Connection:
+    """Connect with the version that is set, or with the best that the broker has. Raises as `Connection.open`."""
+    if version == "auto":
+        with suppress(VersionError):
+            return await Connection.open(replace(options, version="5"), on_messages)
+        version = "3.1.1"
+    return await Connection.open(replace(options, version=version), on_messages)
 
 
 @dataclass(slots=True)

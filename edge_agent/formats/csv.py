@@ -29,7 +29,8 @@ from edge_agent.readings import Readings, SeriesIds
 from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
 
-LAYOUTS_MAX = 256
+LAYOUTS_MAX, HEADERS_MAX = 256, 16
+"""Of configs, and of messages that name their columns, are remembered."""
 _SWAPPED = str.maketrans(",.", ".,")
 
 
@@ -60,7 +61,7 @@ class CsvDecoder:
     def __init__(self, series: SeriesIds, options: Csv) -> None:
         self._series = series
         self._options = options
-        self._layout = _layout(options.columns, options.time_column) if options.columns else None
+        self._layout = _from_config(options.columns, options.time_column) if options.columns else None
 
     def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
         """See `edge_agent.formats`; times in ms since 1970 UTC."""
@@ -145,25 +146,31 @@ class CsvDecoder:
         return None
 
 
-@lru_cache(LAYOUTS_MAX)
+@lru_cache(HEADERS_MAX)
 def _from_header(columns: tuple[str, ...], time_column: str) -> _Layout | str:
     """The layout that the first line of a message names, or what is wrong with it."""
     if len(columns) > METRICS_MAX:
         return f"the header has {len(columns)} columns, at most {METRICS_MAX} are allowed"
-    for place, column in enumerate(columns):
+    seen: set[str] = set()
+    for column in columns:
         if not column:
-            return f"the header has no name for column {place + 1}"
-        if column in columns[:place]:
+            return f"the header has no name for column {len(seen) + 1}"
+        if column in seen:
             return f"the header has the column {column[:60]!r} twice"
+        seen.add(column)
+    if not seen - {time_column}:
+        return "the header has no column beside the time's" if seen else "the payload has no line of values"
     return _layout(columns, time_column)
 
 
-@lru_cache(LAYOUTS_MAX)
 def _layout(columns: tuple[str, ...], time_column: str) -> _Layout:
     """Columns without a name are not taken."""
     places = [place for place, column in enumerate(columns) if column and column != time_column]
     time = columns.index(time_column) if time_column in columns else None
     return _Layout(len(columns), time, tuple(columns[place] for place in places), _getter(places))
+
+
+_from_config = lru_cache(LAYOUTS_MAX)(_layout)
 
 
 def _getter(places: Sequence[int]) -> Callable[[list[str]], Sequence[str]]:

@@ -19,6 +19,8 @@ Limits: METRICS_MAX fields in a line, TEXT_BYTES_MAX per string, HEADS_MAX; the 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from math import isfinite
 from typing import NamedTuple
 
@@ -32,20 +34,23 @@ from telemetry.errors import FieldlineError
 
 HEADS_MAX = 64
 """Measurements with their tags that are remembered, per topic."""
+LEARNED_MAX = 8
+"""Of one message: an expression costs a millisecond, and a message may have thousands of lines."""
 
-
+_escaped = partial(re.compile(r"[,=.\\]").sub, r"\\\g<0>")
+_escaped_field = partial(re.compile(r"[,=\\]").sub, r"\\\g<0>")
 Match = Callable[[bytes], re.Match[bytes] | None]
 
 
 class _Line(NamedTuple):
-    """A line's readings. metrics: the names of the series whose ids are not known yet. match: see `_known`."""
+    """A line's readings. metrics: of the series whose ids are not known yet. shape: its fields and their kinds."""
 
     values: Sequence[float]
     texts: Mapping[int, str] | None
     ticks: int | None
     ids: tuple[int, ...] = ()
     metrics: tuple[str, ...] = ()
-    match: Match | None = None
+    shape: tuple[tuple[str, ...], str] | None = None
 
 
 class InfluxDecoder:
@@ -112,27 +117,33 @@ class InfluxDecoder:
         texts = {place: value for place, value in enumerate(point.fields.values()) if isinstance(value, str)}
         if any(len(text.encode()) > TEXT_BYTES_MAX for text in texts.values()):
             return f"it has a string of more than {TEXT_BYTES_MAX} bytes"
-        match = None if b"\\" in raw else expression(tuple(point.fields), point.kinds)
-        return _Line(values, texts, point.ticks, (), metrics, match)
+        shape = None if b"\\" in raw else (tuple(point.fields), point.kinds)
+        return _Line(values, texts, point.ticks, (), metrics, shape)
 
     def _add(self, taken: Sequence[tuple[bytes, _Line, int, int]], into: Readings) -> str | None:
         """Append what all lines say, and remember what is new."""
         if not taken:
             return "the payload has no line with readings"
+        metrics = dict.fromkeys(metric for _, line, _, _ in taken for metric in line.metrics)
         try:
-            self._series[
-                tuple(dict.fromkeys(metric for _, line, _, _ in taken for metric in line.metrics))
-            ]  # all or none
+            self._series[tuple(metrics)]  # all of them or none
         except FieldlineError as error:
             return str(error)
+        new: dict[bytes, _Line] = {}
         for head, line, at, quality in taken:
-            ids = line.ids or self._series[line.metrics]
-            into.add(ids, line.values, at, quality, line.texts)
-            if line.match and head:
-                if len(self._known) >= HEADS_MAX:
-                    self._known.clear()
-                self._known[head] = line.match, ids
+            into.add(line.ids or self._series[line.metrics], line.values, at, quality, line.texts)
+            if line.shape and head:
+                new[head] = line
+        for head, line in islice(new.items(), LEARNED_MAX):
+            self._learn(head, line)
         return None
+
+    def _learn(self, head: bytes, line: _Line) -> None:
+        match = expression(*line.shape) if line.shape else None
+        if match is not None:
+            if len(self._known) >= HEADS_MAX:
+                self._known.clear()
+            self._known[head] = match, self._series[line.metrics]
 
 
 def _metrics(point: Point, options: Influx, device: str) -> tuple[str, ...] | str:
@@ -144,12 +155,7 @@ def _metrics(point: Point, options: Influx, device: str) -> tuple[str, ...] | st
     tags = dict(point.tags)
     if options.device_tag is not None and (named := tags.pop(options.device_tag, "")) != device:
         return f"its tag {options.device_tag!r} must be the topic's device {device!r}, got {named[:60]!r}"
-    parts = [] if options.measurement is not None else [_written(point.measurement)]
-    parts += [f"{_written(tag)}={_written(value)}" for tag, value in sorted(tags.items())]
+    parts = [] if options.measurement is not None else [_escaped(point.measurement)]
+    parts += [f"{_escaped(tag)}={_escaped(value)}" for tag, value in sorted(tags.items())]
     before = f"{','.join(parts)}." if parts else ""
-    return tuple(f"{before}{_written(field, ',=')}" for field in point.fields)
-
-
-def _written(name: str, special: str = ",=.") -> str:
-    """With a backslash before special characters and before itself."""
-    return re.sub(rf"([{special}\\])", r"\\\1", name)
+    return tuple(f"{before}{_escaped_field(field)}" for field in point.fields)

@@ -47,8 +47,9 @@ def parse(line: str) -> Point | str:
     head = _head(line)
     if head is None:
         return f"measurement, tags and fields must be as in m,tag=a field=1, got {line[:60]!r}"
-    tags = {_unescaped(tag): _unescaped(value) for tag, value in _tags(head[2])}
-    if len(tags) != len(_tags(head[2])):
+    pairs = _tags(head[2])
+    tags = {_unescaped(tag): _unescaped(value) for tag, value in pairs}
+    if len(tags) != len(pairs):
         return f"a tag comes twice in {head[0][:60]!r}"
     fields: dict[str, float | str] = {}
     kinds = ""

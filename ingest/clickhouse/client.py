@@ -13,12 +13,13 @@ that only reads is sent once more when its connection breaks.
 """
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from clickhouse_connect.driver.httputil import all_managers, get_pool_manager
+from clickhouse_connect.driver.httputil import all_managers, core_socket_options, get_pool_manager
 
 from ingest.clickhouse.address import DATABASE, URL_DEFAULT, Address, address
 from ingest.clickhouse.explain import explain, server_text
@@ -61,6 +62,10 @@ INSERT_SETTINGS: Mapping[str, int | str] = {
 }
 """What every insert of the worker sends. Settings that an older server lacks are left out by `known`."""
 
+_LOOPBACK = (*core_socket_options, (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024))
+"""A short send buffer: what is sent is received while it is still in the processor's cache, which here takes a fifth
+less time for 10 MB than the 4 MB that Linux would let the buffer grow to."""
+
 _TRANSPORT = frozenset({"wait_end_of_query"})  # a parameter of the HTTP interface, not in system.settings
 
 
@@ -80,7 +85,7 @@ def connect(
     # Its warnings repeat, with a traceback, what the raised error says.
     for library in ("clickhouse_connect", "urllib3"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    own_pool = get_pool_manager(ca_cert=where.ca_file) if where.is_loopback else None
+    own_pool = get_pool_manager(ca_cert=where.ca_file, socket_options=_LOOPBACK) if where.is_loopback else None
     options: dict[str, object] = {"dedicated_pool": True, "ca_cert": where.ca_file}
     if own_pool is not None:
         options = {"pool_mgr": own_pool, "compress": False}
@@ -116,11 +121,9 @@ def insert(
 
     Not by `client.command`, which decodes all of the data as text to see whether it is a query that only reads.
     """
-    head = f"{statement}\n".encode()
-    length = len(head) + sum(map(len, body))
-    client.raw_insert(
-        insert_block=[head, *body], settings=dict(settings), transport_settings={"Content-Length": str(length)}
-    )
+    parts = [b"".join((statement.encode(), b"\n", body[0])), *body[1:]]
+    length = str(sum(map(len, parts)))
+    client.raw_insert(insert_block=parts, settings=dict(settings), transport_settings={"Content-Length": length})
 
 
 def known(client: Client, settings: Mapping[str, int | str]) -> dict[str, int | str]:

@@ -14,6 +14,7 @@ from backports import zstd
 from ingest.clickhouse.statement import StatementError
 
 _PIECE_BYTES_MAX = 1024 * 1024
+NOT_CODED = frozenset(("", "identity"))
 _GZIP_BITS, _ZLIB_BITS = 31, 15
 
 
@@ -22,7 +23,7 @@ class Decoder:
 
     def __init__(self, coding: str) -> None:
         self.coding = coding
-        if coding in {"", "identity"}:
+        if coding in NOT_CODED:
             self._new: Callable[[], Any] | None = None
         elif coding in _DECOMPRESSORS:
             self._new = _DECOMPRESSORS[coding]

@@ -1,21 +1,22 @@
-"""Receives a request's body: a query's text into memory, an INSERT's data into a file.
+"""Receives a request's body: a query's text, or an INSERT's data, which goes where the engine can read it as a file.
 
 The text is the URL's `query`, then the body, as one. When it is an INSERT, everything after its FORMAT clause
-or VALUES goes to a file in the spill directory, undecoded; the engine reads it from there once all of it has
-arrived, so a client that goes away in mid body has inserted nothing. Memory per request: the text
-(`TEXT_BYTES_MAX`), or the head of an INSERT (`HEAD_BYTES_MAX`) and one piece of the data (1 MiB).
+or VALUES is data (spill.py: in memory, or on disk), undecoded; the engine reads it once all of it has arrived, so
+a client that goes away in mid body has inserted nothing. Memory per request: the text (`TEXT_BYTES_MAX`), or the
+head of an INSERT (`HEAD_BYTES_MAX`) and one piece of the data (1 MiB), beside what spill.py allows for all.
 """
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from email.parser import BytesParser
 from pathlib import Path
 from typing import IO, Any
 
-from ingest.clickhouse.coding import Decoder
+from ingest.clickhouse.coding import NOT_CODED, Decoder
+from ingest.clickhouse.protocol import IDLE_S_MAX, Fill
+from ingest.clickhouse.spill import Spill
 from ingest.clickhouse.statement import Insert, Statement, StatementError, keyword, parse
 
 HEAD_BYTES_MAX = 256 * 1024  # as ClickHouse's max_query_size
@@ -23,7 +24,6 @@ TEXT_BYTES_MAX = 8 * 1024**2
 INSERT_BYTES_MAX = 16 * 1024**3
 _PIECE_BYTES = 1024**2
 _SHORT_TEXT_BYTES = 64 * 1024  # longer ones are parsed beside the event loop
-IDLE_S_MAX = 60.0
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -39,48 +39,50 @@ class Work:
     statement: Statement | Insert
     text: bytes
     data: Path | None
-    data_bytes: int = 0
+    in_memory: bool = False
 
 
-class Spill:
-    """A private directory of files that live as long as their request."""
+class Body:
+    """A request's body, read once: `pieces` are decoded; `fill` takes all that is left of one that is not coded.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    left: how many bytes are still to come, if the client has said how many there are.
+    """
 
-    def open(self) -> None:
-        """Make the directory; remove what a killed server left in it."""
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        for left in self.path.iterdir():
-            left.unlink()
+    def __init__(self, receive: Receive, coding: str, left: int | None = None, fill: Fill | None = None) -> None:
+        self.left = left if coding in NOT_CODED else None
+        self.pieces = self._read(receive, Decoder(coding))
+        self._fill = fill
 
-    @contextmanager
-    def file(self) -> Iterator[IO[bytes]]:
-        """A new file, removed at the end."""
-        path = self.path / f"{uuid.uuid4().hex}.data"
+    @property
+    def can_fill(self) -> bool:
+        return self._fill is not None and self.left is not None
+
+    async def fill(self, memory: memoryview) -> None:
+        """All of `left` at once. Raises ClientGoneError."""
+        assert self._fill is not None
         try:
-            with path.open("xb", buffering=0) as file:
-                yield file
-        finally:
-            path.unlink(missing_ok=True)
-
-
-async def body(receive: Receive, decoder: Decoder) -> AsyncIterator[bytes]:
-    """The decoded body in pieces. Raises ClientGoneError."""
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout(IDLE_S_MAX):
-                message = await receive()
-        except TimeoutError as error:
+            await self._fill(memory)
+        except ConnectionError as error:
             raise ClientGoneError from error
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        more = message.get("more_body", False)
-        for piece in decoder.feed(message.get("body", b"")):
-            if piece:
-                yield piece
-    decoder.end()
+
+    async def _read(self, receive: Receive, decoder: Decoder) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(IDLE_S_MAX):
+                    message = await receive()
+            except TimeoutError as error:
+                raise ClientGoneError from error
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            more = message.get("more_body", False)
+            data = message.get("body", b"")
+            if self.left is not None:
+                self.left -= len(data)
+            for piece in decoder.feed(data):
+                if piece:
+                    yield piece
+        decoder.end()
 
 
 async def whole(pieces: AsyncIterator[bytes]) -> bytes:
@@ -92,22 +94,27 @@ async def whole(pieces: AsyncIterator[bytes]) -> bytes:
     return bytes(text)
 
 
-async def take(query: bytes, pieces: AsyncIterator[bytes], new_file: Callable[[], IO[bytes]]) -> Work:
-    """Read a whole request; data goes to a new file. Raises ClientGoneError and StatementError."""
+async def take(query: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
+    """Read a whole request; its data stays where `spill` has put it until the stack ends.
+
+    Raises ClientGoneError and StatementError.
+    """
     if query:
         statement = await _parse(query)
         if isinstance(statement, Insert):
-            return await _with_data(statement, query, pieces, new_file())
+            return await _with_data(statement, query, body, spill, stack)
     text = bytearray(query + b"\n" if query else b"")
-    async for piece in pieces:
+    async for piece in body.pieces:
+        if not text and (insert := _insert_in(piece)):
+            return await _with_data(insert, piece, body, spill, stack)
         text += piece
         _check_length(text)
         if len(text) >= HEAD_BYTES_MAX and keyword(bytes(text[:1024])) == b"INSERT":
             break
     statement = await _parse(bytes(text))
     if isinstance(statement, Insert):
-        return await _with_data(statement, bytes(text), pieces, new_file())
-    async for piece in pieces:  # an INSERT ... SELECT with a text longer than the head
+        return await _with_data(statement, bytes(text), body, spill, stack)
+    async for piece in body.pieces:  # an INSERT ... SELECT with a text longer than the head
         text += piece
         _check_length(text)
     if not statement.keyword:
@@ -121,13 +128,36 @@ async def _parse(text: bytes) -> Statement | Insert:
     return await asyncio.to_thread(parse, text)
 
 
+def _insert_in(piece: bytes) -> Insert | None:
+    """The INSERT at the beginning of a body's first piece, if it is whole. Two bytes of its data show that it is."""
+    if keyword(piece[:1024]) != b"INSERT":
+        return None
+    statement = parse(piece[:_SHORT_TEXT_BYTES])
+    return statement if isinstance(statement, Insert) and statement.data_at + 2 <= len(piece) else None
+
+
 def _check_length(text: bytearray) -> None:
     if len(text) > TEXT_BYTES_MAX:
         raise StatementError(62, "SYNTAX_ERROR", f"Max query size exceeded: {TEXT_BYTES_MAX} bytes")
 
 
-async def _with_data(statement: Insert, text: bytes, pieces: AsyncIterator[bytes], file: IO[bytes]) -> Work:
+async def _with_data(statement: Insert, text: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
     start = text[statement.data_at :]
+    if body.can_fill:
+        assert body.left is not None
+        total = len(start) + body.left
+        slot = stack.enter_context(spill.slot(total))
+        if slot is not None:
+            memory = slot.cut(total)
+            memory[: len(start)] = start
+            await body.fill(memory[len(start) :])
+            return Work(statement, text, slot.path, in_memory=True)
+    file = stack.enter_context(spill.file())
+    await _write_all(start, body.pieces, file)
+    return Work(statement, text, Path(file.name))
+
+
+async def _write_all(start: bytes, pieces: AsyncIterator[bytes], file: IO[bytes]) -> None:
     waiting = [start]
     waiting_bytes, total = len(start), len(start)
     async for piece in pieces:
@@ -142,7 +172,6 @@ async def _with_data(statement: Insert, text: bytes, pieces: AsyncIterator[bytes
             await asyncio.to_thread(_write, file, waiting)
             waiting, waiting_bytes = [], 0
     _write(file, waiting)
-    return Work(statement, text, Path(file.name), total)
 
 
 def _write(file: IO[bytes], pieces: list[bytes]) -> None:

@@ -12,19 +12,21 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
 from ingest.clickhouse.answerer import Answerer, Headers, Send
-from ingest.clickhouse.coding import Decoder, choose, compressor
+from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
-from ingest.clickhouse.intake import ClientGoneError, Receive, Spill, Work, body, form_fields, take, whole
+from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
 from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
+from ingest.clickhouse.protocol import FILL, Fill
 from ingest.clickhouse.reply import content_type, exception_block, status_of, summary
 from ingest.clickhouse.request import Credentials, Request, from_foreign_page, parse
 from ingest.clickhouse.sessions import Sessions
+from ingest.clickhouse.spill import Spill
 from ingest.clickhouse.statement import StatementError, keyword
 
 _log = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ class Interface:
             )
         request = parse(method, path, scope["query_string"], headers)
         self._authenticate(request.credentials)
-        await self._query(request, receive, answer)
+        fill = scope.get("extensions", {}).get(FILL)
+        await self._query(request, receive, fill, answer)
 
     def _authenticate(self, presented: Credentials) -> None:
         if self.credentials is not None and not presented.match(self.credentials):
@@ -102,16 +105,16 @@ class Interface:
                 f"{presented.user}: Authentication failed: password is incorrect, or there is no such user.",
             )
 
-    async def _query(self, request: Request, receive: Receive, answer: Answerer) -> None:
+    async def _query(self, request: Request, receive: Receive, fill: Fill | None, answer: Answerer) -> None:
         query_id = request.query_id or str(uuid.uuid4())
         answer.known += [("X-ClickHouse-Query-Id", query_id), ("X-ClickHouse-Timezone", self.engine.timezone)]
         answer.known += [("X-ClickHouse-Server-Display-Name", "fieldline")]
         with ExitStack() as stack:
-            pieces = body(receive, Decoder(request.content_encoding))
+            body = Body(receive, request.content_encoding, request.content_length, fill)
             if request.content_type.startswith("multipart/form-data"):
-                request = with_form(request, form_fields(request.content_type, await whole(pieces)))
-                pieces = _nothing()
-            work = await take(request.query, pieces, lambda: stack.enter_context(self.spill.file()))
+                request = with_form(request, form_fields(request.content_type, await whole(body.pieces)))
+                body = Body(_nothing, "")
+            work = await take(request.query, body, self.spill, stack)
             if query_id in self.running:
                 raise StatementError(
                     216,
@@ -242,6 +245,6 @@ def _collected(blocks: Iterator[bytes], file: IO[bytes]) -> Iterator[bytes]:
     return (piece for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
+async def _nothing() -> dict[str, object]:
+    """The end of a body."""
+    return {"type": "http.request"}

@@ -38,6 +38,8 @@ def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...
         text = work.statement.from_file(str(work.data))
         if work.statement.structure is not None:
             settings["max_threads"] = "1"  # one reader: the rows' order, and one block stays one part
+            if work.in_memory:
+                settings["storage_file_read_method"] = "mmap"  # a copy less
     else:
         named = work.statement.format
         if work.statement.keyword == b"KILL":

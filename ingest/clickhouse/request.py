@@ -66,6 +66,7 @@ class Request:
     params: Mapping[str, str]
     wait_end_of_query: bool
     content_type: str
+    content_length: int | None
     content_encoding: str
     accept_encoding: str
 
@@ -106,6 +107,7 @@ def parse(method: str, path: str, url_query: bytes, headers: Mapping[str, str]) 
         params={name.removeprefix("param_"): value for name, value in given.items() if name.startswith("param_")},
         wait_end_of_query=_flag(reserved.get("wait_end_of_query")) or _flag(given.get("http_wait_end_of_query")),
         content_type=headers.get("content-type", ""),
+        content_length=int(length) if (length := headers.get("content-length", "")).isdecimal() else None,
         content_encoding=headers.get("content-encoding", "").strip().lower(),
         accept_encoding=headers.get("accept-encoding", "").lower() if compressed else "",
     )

@@ -6,8 +6,8 @@ SIGTERM or SIGINT, then lets what runs finish for `GRACE_S`, cancels the rest an
 SIGKILL the same directory has every insert that was answered; against power loss give tables the settings
 fsync_after_insert=1 and fsync_part_directory=1.
 
-Limits: `CONNECTIONS_MAX`, `HEAD_BYTES_MAX` per request head, statements at once per lane (`LANES`), request
-bodies (intake.py), results (engine.py), and the engine's memory with `memory_bytes_max`.
+Limits: `CONNECTIONS_MAX`, a request's head (protocol.py), statements at once per lane (`LANES`), request bodies
+(intake.py, spill.py), results (engine.py), and the engine's memory with `memory_bytes_max`.
 Not served: sessions' temporary tables, external data, compress=1 (native LZ4 blocks), TLS. Whoever may query
 may also read and write files as this process: without a password keep it on 127.0.0.1.
 """
@@ -24,17 +24,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingest.clickhouse.engine import Engine
-from ingest.clickhouse.intake import Spill
 from ingest.clickhouse.interface import Interface
 from ingest.clickhouse.lanes import Lane, Lanes
+from ingest.clickhouse.protocol import Protocol
 from ingest.clickhouse.request import Credentials
+from ingest.clickhouse.spill import Spill
 from telemetry.errors import FieldlineError
 
 CONNECTIONS_MAX = 1000
-HEAD_BYTES_MAX = 1024**2
 LANES: dict[Lane, int] = {"read": 8, "write": 8, "control": 2}
 GRACE_S = 5.0
 
@@ -79,7 +78,7 @@ async def _serve(
     interface = Interface(engine, spill, lanes, credentials)
     config = uvicorn.Config(
         interface,
-        http=_BoundedHead,
+        http=Protocol,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -126,27 +125,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-class _BoundedHead(HttpToolsProtocol):
-    """Refuses a request whose line and headers do not end within HEAD_BYTES_MAX."""
-
-    _head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES_MAX + len(data):
-            self.send_400_response(f"The request's head exceeds {HEAD_BYTES_MAX} bytes. Send the query in the body.")
-            return
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = -(2**63)  # the body follows: no limit here
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._head_bytes = 0
-        super().on_message_complete()
 
 
 def _bind(host: str, port: int) -> socket.socket:

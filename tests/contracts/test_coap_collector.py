@@ -11,6 +11,7 @@ from aiocoap.numbers.codes import Code
 from edge_agent.collect.coap import CoapCollector
 from edge_agent.collect.coap_formats import TAKEN
 from edge_agent.config import Coap
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
 from tests.coap import (
@@ -24,7 +25,6 @@ from tests.coap import (
     SIZE1,
     Device,
     Sink,
-    free_port,
     libcoap,
     message,
     serving,

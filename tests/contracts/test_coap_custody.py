@@ -12,6 +12,7 @@ from edge_agent.config import Coap, Collect, GatewayConfig, Spool
 from edge_agent.decode import Decoder
 from edge_agent.spool import Spool as OpenSpool
 from edge_agent.spool import open_spool
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from tests.coap import (
@@ -24,7 +25,6 @@ from tests.coap import (
     Device,
     FakeClock,
     Sink,
-    free_port,
     message,
     serving,
     until,

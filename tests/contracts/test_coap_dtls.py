@@ -18,10 +18,11 @@ from edge_agent.collect.coap_secure import Peer, Secure
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import Coap, Dtls, GatewayConfig
 from edge_agent.run import make_collectors
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
 from tests.brokers import HOST
-from tests.coap import Sink, free_port, libcoap, serving
+from tests.coap import Sink, libcoap, serving
 
 KEY = "0123456789abcdef"
 KEYS = {b"meter": KEY.encode(), b"boiler": b"k" * 32}

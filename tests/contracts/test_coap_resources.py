@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from edge_agent.collect.coap_requests import OBSERVE_RESET_S, Order
 from edge_agent.collect.coap_resources import CoapResources
 from edge_agent.config import CoapResource
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.delivery import DURABLE
 from tests.brokers import HOST
-from tests.coap import ACK, BLOCK2, CON, CONTENT_FORMAT, NON, OBSERVE, RST, Answer, Sink, free_port, message, until
+from tests.coap import ACK, BLOCK2, CON, CONTENT_FORMAT, NON, OBSERVE, RST, Answer, Sink, message, until
 
 CONTENT, NOT_FOUND = 0x45, 0x84
 

@@ -22,10 +22,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from broker_bridge.config import Tls
 from edge_agent.collect.mqtt import MqttCollector
 from edge_agent.config import Mqtt
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from telemetry.errors import ConfigError
-from tests.brokers import HOST, Broker, embedded, eventually, free_port, make_authority, mosquitto, wait_until
+from tests.brokers import HOST, Broker, embedded, eventually, make_authority, mosquitto, wait_until
 
 KINDS = {"mosquitto": mosquitto, "embedded": embedded}
 version = "auto"

@@ -21,10 +21,10 @@ import fieldline as program
 import proof.ports
 from analytics.migrate import migrate
 from ingest.clickhouse.client import connect
+from proof.ports import free_port
 from telemetry.errors import FieldlineError
-from tests.brokers import HOST, free_port
+from tests.brokers import HOST
 from tests.clickhouse import Server, clickhouse
-from tests.coap import free_port as free_udp_port
 from tests.commands import Done, fieldline
 
 NOWHERE = "http://127.0.0.1:1"
@@ -59,6 +59,7 @@ PROMISED = [
     *(
         "edge run",
         "edge check",
+        "edge listen",
         "edge spool",
         "ingest run",
         "ingest import",
@@ -213,7 +214,7 @@ def place(tmp_path: Path) -> Path:
     """A directory with a file in a directory's place, and configs."""
     (tmp_path / "file").write_text("not a directory")
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
-    (tmp_path / "good.toml").write_text(f'gateway = "g"\nspool.free_bytes_min = 0\ncoap.port = {free_udp_port()}\n')
+    (tmp_path / "good.toml").write_text(f'gateway = "g"\nspool.free_bytes_min = 0\ncoap.port = {free_port()}\n')
     (tmp_path / "bad.toml").write_text('gateway = "g g"\ncoap.port = 0\nuplink.batch_age_max_s = 1\n')
     (tmp_path / "nospool.toml").write_text('gateway = "g"\ncoap = {}\nspool.path = "file/spool"\n')
     return tmp_path
@@ -281,10 +282,13 @@ def test_check_names_file_and_key_of_what_would_not_work(place: Path) -> None:
 
 def test_check_tries_a_message(place: Path) -> None:
     def tried(payload: str) -> Done:
-        return fieldline("edge", "check", "-c", "good.toml", "--try", "telemetry/t1", payload, cwd=place)
+        options = ("-c", "good.toml", "--try", "telemetry/t1", "-", "--hex")
+        return fieldline("edge", "check", *options, cwd=place, stdin=payload.encode().hex(" "))
 
     good = tried('{"ts": 1767225600, "power": 1.5, "gust": null}')
-    assert good == Done(0, "good.toml: no problems found\nt1  power = 1.5  at 2026-01-01T00:00:00.000+00:00\n", "")
+    assert (good.status, good.err) == (0, "")
+    assert good.out.startswith("good.toml: no problems found\nmapping: ")
+    assert "│ t1     │ power  │   1.5 │      │ 2026-01-01T00:00:00.000Z │ time of the device │\n" in good.out
     broken = tried('{"power": [1]}')
     assert broken.status == 1
     assert broken.err.startswith("fieldline: it would become a dead letter: 'power' is an array")

@@ -1,5 +1,6 @@
 """The embedded ClickHouse as clients meet it: a real process, clickhouse-connect and raw HTTP."""
 
+import fcntl
 import gzip
 import http.client
 import io
@@ -8,8 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,7 +25,8 @@ import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from tests.brokers import HOST, free_port, wait_until
+from proof.ports import free_port
+from tests.brokers import HOST, wait_until
 from tests.clickhouse import ROOT, Server, clickhouse
 
 SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
@@ -305,23 +310,88 @@ def test_input_with_a_fence(server: Server) -> None:
     assert ask(server, "SELECT rows FROM system.parts WHERE table = 'fenced'") == "100000\n100000\n"
 
 
-def test_a_large_body_and_nothing_left_behind(server: Server) -> None:
-    ask(server, "CREATE TABLE large (s String) ENGINE = MergeTree ORDER BY tuple()")
-    rows = b"".join(b"%0999d\n" % i for i in range(50_000))
+@pytest.mark.parametrize("size", [50_000_000, 150_000_000], ids=["in memory", "on disk"])
+def test_a_large_body_and_nothing_left_behind(server: Server, size: int) -> None:
+    ask(server, "CREATE OR REPLACE TABLE large (s String) ENGINE = MergeTree ORDER BY tuple()")
+    count = size // 1000
+    rows = b"".join(b"%0999d\n" % i for i in range(count))
     assert Answer(server, rows, query="INSERT INTO large FORMAT LineAsString").status == 200
-    assert ask(server, "SELECT count(), sum(toUInt64(s)) FROM large") == f"50000\t{sum(range(50_000))}\n"
+    assert ask(server, "SELECT count(), sum(toUInt64(s)) FROM large") == f"{count}\t{sum(range(count))}\n"
     assert list((server.path / "http_spill").iterdir()) == []
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_body_whose_length_is_not_known_in_advance(server: Server, coded: bool) -> None:
+    ask(server, "CREATE OR REPLACE TABLE pieces (a UInt64) ENGINE = MergeTree ORDER BY a")
+    rows = "".join(f"{i}\n" for i in range(200_000)).encode()
+    sent = gzip.compress(rows) if coded else rows
+    pieces: Any = (sent[at : at + 50_000] for at in range(0, len(sent), 50_000))
+    headers = {"Content-Encoding": "gzip"} if coded else {}
+    assert Answer(server, pieces, query="INSERT INTO pieces FORMAT TSV", headers=headers).status == 200
+    assert ask(server, "SELECT count(), sum(a) FROM pieces") == f"200000\t{sum(range(200_000))}\n"
+
+
+@pytest.mark.parametrize("blanks", ["\n", " ;\r\n", "\t \n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 70_000, 300_000])
+def test_a_statement_before_its_data_in_one_body(server: Server, size: int, blanks: str) -> None:
+    ask(server, "CREATE OR REPLACE TABLE behind (s String) ENGINE = MergeTree ORDER BY tuple()")
+    body = f"/* FORMAT */ INSERT INTO behind FORMAT RawBLOB{blanks}".encode() + b"\n" * size
+    with socket.create_connection((HOST, server.port), timeout=30) as raw:
+        raw.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for at in range(0, 600, 60):
+            raw.sendall(body[at : at + 60])
+        raw.sendall(body[600:])
+        assert b" 200 " in raw.recv(100)
+    assert ask(server, "SELECT length(s), replaceAll(s, '\\n', '') FROM behind") == f"{size}\t\n"
+
+
+def test_inserts_at_the_same_time_keep_their_data_apart(server: Server) -> None:
+    ask(server, "CREATE OR REPLACE TABLE apart (s String) ENGINE = MergeTree ORDER BY tuple()")
+    lengths = (900_000, 1_000, 700_000, 70_000, 1_000_000, 10)
+    letters = "ABCDEFGH"
+
+    def insert(letter: str) -> list[int]:
+        query = "INSERT INTO apart FORMAT RawBLOB"
+        return [Answer(server, letter.encode() * length, query=query).status for length in lengths]
+
+    with ThreadPoolExecutor(len(letters)) as threads:
+        assert set(chain(*threads.map(insert, letters))) == {200}
+    mixed = ask(server, "SELECT count() FROM apart WHERE replaceAll(s, substring(s, 1, 1), '') != ''")
+    found = ask(
+        server, "SELECT substring(s, 1, 1) AS letter, sum(length(s)) FROM apart GROUP BY letter ORDER BY letter"
+    )
+    assert mixed == "0\n"
+    assert found == "".join(f"{letter}\t{sum(lengths)}\n" for letter in letters)
 
 
 def test_a_client_that_leaves_in_mid_body_inserts_nothing(server: Server) -> None:
     ask(server, "CREATE TABLE cut (a UInt64) ENGINE = MergeTree ORDER BY a")
-    head = b"POST /?query=INSERT+INTO+cut+FORMAT+TSV HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n"
+    head = b"POST /?query=INSERT+INTO+cut+FORMAT+TSV HTTP/1.1\r\nHost: a\r\nContent-Length: 300000000\r\n\r\n"
     spill = server.path / "http_spill"
     with socket.create_connection((HOST, server.port), timeout=30) as raw:
         raw.sendall(head + b"1\n" * 1_000_000)
         wait_until(lambda: any(file.stat().st_size for file in spill.iterdir()), "the data arrives")
     wait_until(lambda: not list(spill.iterdir()), "the data is forgotten")
     assert ask(server, "SELECT count() FROM cut") == "0\n"
+
+
+def test_a_client_that_leaves_while_its_data_is_in_memory_inserts_nothing(server: Server) -> None:
+    """Nor do its rows turn up in the insert that gets its memory next."""
+    ask(server, "CREATE TABLE left (a UInt64) ENGINE = MergeTree ORDER BY a")
+    head = b"POST /?query=INSERT+INTO+left+FORMAT+TSV HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    for _ in range(5):
+        with socket.create_connection((HOST, server.port), timeout=30) as raw:
+            raw.sendall(head + b"Content-Length: 1500000\r\n\r\n")
+            assert raw.recv(100).startswith(b"HTTP/1.1 100"), "the server asks for the body"
+            raw.sendall(b"1\n" * 700_000)
+            wait_until(lambda: unread(raw) == 0, "the data has arrived")
+        assert Answer(server, b"2\n" * 600_000, query="INSERT INTO left FORMAT TSV").status == 200
+    assert ask(server, "SELECT a, count() FROM left GROUP BY a") == "2\t3000000\n"
+
+
+def unread(raw: socket.socket) -> int:
+    """Bytes that the other end's kernel has not taken yet."""
+    return int.from_bytes(fcntl.ioctl(raw, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 # --- concurrency and cancellation

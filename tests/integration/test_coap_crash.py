@@ -9,9 +9,10 @@ from pathlib import Path
 from aiocoap import POST, Context, Message
 
 from edge_agent.health import read_report
+from proof.ports import free_port
 from proof.stack import FIELDLINE
 from proof.supervisor import Program
-from tests.coap import free_port, libcoap, until
+from tests.coap import libcoap, until
 from tests.gateway import spooled
 from tests.relay import relay
 

@@ -112,8 +112,9 @@ class Life:
         slices = [part for payload in payloads for part in self.admission.admit(decode(payload, gateway))]
         if slices:
             commit = self.writer.prepare(slices)
+            self.writer.write(commit)
             marks = self.admission.after(commit.intent.ranges)
-            self.writer.write(commit, marks)
+            self.ledger.settle(commit.intent, marks)
             self.admission.commit(marks)
 
     def work(self, *payloads: bytes) -> None:
@@ -232,7 +233,6 @@ def test_the_same_insert_twice_is_stored_once(client: Client) -> None:
     life = Life(client)
     life.take_over()
     commit = life.writer.prepare(life.admission.admit(decode(batch_bytes(1, 20), "g1")))
-    life.ledger.declare(commit.intent)
     for _ in range(3):
         for block, encoded in commit.inserts:
             life.inserter.send(encoded)

@@ -24,9 +24,10 @@ import pytest
 from edge_agent.spool_file import read_status
 from firmware_stubs.synthetic import POISON
 from firmware_stubs.turbine import BACKLOG_MAX, Turbine
+from proof.ports import free_port
 from proof.stack import Stack, read_report
 from tests import reference
-from tests.brokers import HOST, free_port
+from tests.brokers import HOST
 from tests.gateway import spooled
 from tests.pipeline import SAMPLE, add_fleet, ended, make_stack, until
 from tests.proxy import Proxy

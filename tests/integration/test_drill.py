@@ -9,8 +9,9 @@ from pathlib import Path
 from proof.checker import counted, judge, told
 from proof.faults import FAULTS
 from proof.link import Link
+from proof.ports import free_port
 from proof.witness import Witness
-from tests.brokers import HOST, free_port
+from tests.brokers import HOST
 from tests.clickhouse import ROOT
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 
-from tests.brokers import HOST, free_port
+from proof.ports import free_port
+from tests.brokers import HOST
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUEUE = 20_000

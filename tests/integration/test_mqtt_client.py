@@ -24,7 +24,8 @@ from broker_bridge.mqtt.client import (
     SubscribeError,
     VersionError,
 )
-from tests.brokers import Broker, embedded, eventually, free_port, make_authority, mosquitto
+from proof.ports import free_port
+from tests.brokers import Broker, embedded, eventually, make_authority, mosquitto
 
 HOST = "127.0.0.1"
 

@@ -77,16 +77,14 @@ class Life:
     def commit(self, first: int, count: int, *gateways: str) -> None:
         """Commit these seqs of each gateway."""
         commit = self.writer.prepare(self.admit(first, count, *gateways))
+        self.writer.write(commit)
         marks = self.admission.after(commit.intent.ranges)
-        self.writer.write(commit, marks)
+        self.ledger.settle(commit.intent, marks)
         self.admission.commit(marks)
 
     def leave(self, first: int, count: int, *gateways: str) -> None:
         """The same, but killed between the rows and the ledger."""
-        commit = self.writer.prepare(self.admit(first, count, *gateways))
-        self.ledger.declare(commit.intent)
-        for _, encoded in commit.inserts:
-            self.inserter.send(encoded)
+        self.writer.write(self.writer.prepare(self.admit(first, count, *gateways)))
 
 
 @pytest.fixture(scope="module")

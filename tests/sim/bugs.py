@@ -22,8 +22,8 @@ from ingest.blocks import Block
 from ingest.decode import Batch
 from ingest.dictionaries import Dictionaries, UndefinedSeriesError
 from ingest.insert import Insert, Inserter
-from ingest.ledger import Ledger
-from ingest.tables import DEAD_LETTERS, LOSSES
+from ingest.ledger import Intent, Ledger
+from ingest.tables import LOSSES
 from ingest.worker import Worker
 from ingest.writer import Prepared, Writer
 from telemetry.columns import Series
@@ -129,17 +129,17 @@ def trim_on_broker_ack() -> Iterator[None]:
 
 @contextmanager
 def receipt_before_ledger() -> Iterator[None]:
-    """Send the receipts while the commit is being written."""
-    write = Worker._commit
+    """Send the receipts while the ledger is being written."""
+    confirm = Worker._confirm
 
-    async def early(self: Worker, commit: Prepared) -> None:
-        marks = self._admission.after(commit.intent.ranges)
+    async def early(self: Worker, intent: Intent) -> None:
+        marks = self._admission.after(intent.ranges)
         self._admission.commit(marks)
         for key in marks:
             await self._send_receipt(key)
-        await write(self, commit)
+        await confirm(self, intent)
 
-    with mock.patch.object(Worker, "_commit", early):
+    with mock.patch.object(Worker, "_confirm", early):
         yield
 
 
@@ -147,14 +147,27 @@ def receipt_before_ledger() -> Iterator[None]:
 def ledger_before_rows() -> Iterator[None]:
     """Write the ledger, then the rows."""
 
-    def write(self: Writer, commit: Prepared, marks: dict[Any, SeqRanges]) -> None:
-        self.ledger.declare(commit.intent)
-        self.ledger.settle(commit.intent, marks)
-        for block, encoded in commit.inserts:
-            for letters in self._insert(block, encoded):
-                self.inserter.insert(DEAD_LETTERS, letters)
+    insert_rows = Worker._insert_rows
 
-    with mock.patch.object(Writer, "write", write):
+    async def late(self: Worker, commit: Prepared) -> Intent:
+        await self._confirm(commit.intent)
+        return await insert_rows(self, commit)
+
+    with mock.patch.object(Worker, "_insert_rows", late):
+        yield
+
+
+@contextmanager
+def rows_before_intent() -> Iterator[None]:
+    """Declare an intent when its rows are written."""
+    declare = Ledger.declare
+    write = Writer.write
+
+    def late(self: Writer, commit: Prepared) -> None:
+        write(self, commit)
+        declare(self.ledger, commit.intent)
+
+    with mock.patch.object(Ledger, "declare"), mock.patch.object(Writer, "write", late):
         yield
 
 
@@ -262,6 +275,7 @@ PLANTED: dict[str, Plant] = {
         trim_on_broker_ack,
         receipt_before_ledger,
         ledger_before_rows,
+        rows_before_intent,
         one_token_for_all,
         no_token,
         no_fence,

@@ -31,7 +31,7 @@ from ingest.config import Commit
 from ingest.dictionaries import Dictionaries
 from ingest.insert import FencedError, Inserter
 from ingest.ledger import Ledger
-from ingest.worker import Worker
+from ingest.worker import Threads, Worker
 from telemetry.backoff import Backoff
 from telemetry.ranges import SeqRanges
 from tests.sim.clickhouse import CURSED, Client, Server
@@ -86,15 +86,17 @@ class Ingest:
         await asyncio.sleep(world.chance.choice((0.01, 0.3)))
         name = world.token(8)
         stop: Any = Stop(world.loop)
-        client: Any = Client(world.server)
-        inserter = Inserter(client, name, self.owned, stop)
-        thread, builder = (Thread(world.loop, lambda: world.chance.choice((0.0, 0.001))) for _ in range(2))
+        clients: list[Any] = [Client(world.server) for _ in range(3)]
+        intents, rows, marks = (Inserter(client, name, self.owned, stop) for client in clients)
+        stages: list[Any] = [Thread(world.loop, lambda: world.chance.choice((0.0, 0.001))) for _ in range(3)]
         clock = world.cloud_clock
         own = set(self.owned)
-        ledger = Ledger(inserter, clock, owns=lambda gateway: contract.partition_of(gateway, PARTITIONS) in own)
+        ledger = Ledger(marks, clock, intents, owns=lambda gateway: contract.partition_of(gateway, PARTITIONS) in own)
         commit = Commit(rows_max=world.chance.choice((5, 100, 200_000)), age_s_max=world.chance.choice((0.0, 0.2)))
-        threads: Any = {"thread": thread, "builder": builder}
-        worker = Worker(inserter=inserter, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, **threads)
+        threads = Threads(*stages)
+        worker = Worker(
+            inserter=rows, ledger=ledger, partitions=PARTITIONS, commit=commit, clock=clock, threads=threads
+        )
         worker._dictionaries = Dictionaries(world.chance.choice((1, 5, 20, 1000)))
         try:
             while True:
@@ -108,7 +110,7 @@ class Ingest:
             async def check_fence() -> None:
                 while True:
                     try:
-                        return await world.loop.run_in_executor(thread, ledger.check)
+                        return await world.loop.run_in_executor(stages[2], ledger.check)
                     except ClickHouseError:
                         await asyncio.sleep(0.5)
 

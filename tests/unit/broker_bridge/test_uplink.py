@@ -16,9 +16,10 @@ from broker_bridge import contract
 from broker_bridge import uplink as module
 from broker_bridge.contract import Status
 from edge_agent.spool import open_spool
+from proof.ports import free_port
 from telemetry.columns import DeadLetter
 from telemetry.ranges import SeqRanges
-from tests.brokers import Broker, free_port, mosquitto
+from tests.brokers import Broker, mosquitto
 from tests.cloud import Cloud
 from tests.records import numbered
 from tests.spool import BLOB, MIB, config

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edge_agent.check import check, try_message
-from edge_agent.config import Coap, GatewayConfig, Mapping
+from edge_agent.check import check, is_collected
+from edge_agent.config import Coap, GatewayConfig
 
 
 def findings(tmp_path: Path, text: str) -> list[str]:
@@ -54,6 +54,18 @@ def test_a_metric_in_a_mapping_stands_for_any_segment(tmp_path: Path) -> None:
     assert "no message comes to '+/{device}/{metric}'" in dead
 
 
+def test_what_is_ignored_covers_topics_too(tmp_path: Path) -> None:
+    ignored = "mappings = [{topic = 'a/#', ignore = true}, {topic = 'b/+', ignore = true}, "
+    assert findings(tmp_path, f"mqtt.topics = ['a/#', 'a/b/#', 'a', 'a/+/c', 'b/+']\n{ignored}]") == []
+    [rest] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/#']\n{ignored}]")
+    assert "'b/#' brings some messages that no mapping matches" in rest
+    [unfed] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/+']\n{ignored} {{topic = 'x/y/#', ignore = true}}]")
+    assert "no message comes to 'x/y/#'" in unfed
+    [shadowed] = findings(tmp_path, f"mqtt.topics = ['a/#', 'b/+']\n{ignored} {{topic = 'a/{{device}}'}}]")
+    assert "'a/{device}' is never reached, 'a/#' comes first" in shadowed
+    assert findings(tmp_path, "mqtt.topics = ['a/#']\nmappings = [{topic = 'a/b/#', ignore = true}]") != []
+
+
 def test_a_coap_mapping_is_reached_only_with_coap(tmp_path: Path) -> None:
     mapping = "mappings = [{}, {topic = 'telemetry/{device}', units = {power = 'kW'}}]"
     assert findings(tmp_path, f"coap = {{}}\nmqtt = {{}}\n{mapping}") == []
@@ -87,14 +99,10 @@ def test_a_spool_without_room(tmp_path: Path) -> None:
     assert "Make room or lower it" in check(path)[0]
 
 
-def test_trying_a_message() -> None:
-    config = GatewayConfig(gateway="g", coap=Coap(), mappings=(Mapping(units={"power": "kW"}),))
-    payload = b'{"ts": "2026-01-31T12:00:00.5Z", "power": 1830.25, "state": "ok", "gust": null}'
-    assert try_message(config, "devices/t1/telemetry", payload) == [
-        "t1  power = 1830.25 kW  at 2026-01-31T12:00:00.500+00:00",
-        "t1  state = 'ok'  at 2026-01-31T12:00:00.500+00:00",
+def test_what_is_collected() -> None:
+    config = GatewayConfig.model_validate({"gateway": "g", "mqtt": {"topics": ["a/+", "$share/x/b/#"]}})
+    assert [is_collected(config, topic) for topic in ("a/x", "b", "b/x/y", "a", "a/x/y", "telemetry/d")] == [
+        *[True] * 3,
+        *[False] * 3,
     ]
-    arrival = try_message(config, "telemetry/t1", b'{"power": 1}')
-    assert arrival[0].endswith("(its arrival)")
-    assert try_message(config, "x/y", payload) == "topic 'x/y' matches no mapping in gateway.toml"
-    assert try_message(config, "telemetry/t1", b"") == "the payload is empty"
+    assert is_collected(GatewayConfig(gateway="g", coap=Coap()), "telemetry/d")

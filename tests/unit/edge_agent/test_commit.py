@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent import commit as module
+from edge_agent.config import GatewayConfig
+from edge_agent.decode import Decoder
 from edge_agent.spool_file import read_status
 from telemetry.columns import DeadLetter
 from telemetry.delivery import Chunk
@@ -39,6 +41,24 @@ def test_all_is_settled_after_its_commit_and_in_order_of_arrival(tmp_path: Path)
             assert it.values() == list(range(1, 301))
             assert it.commit.counts.records == 300
             assert it.commit.counts.commits == it.appends < 100
+
+    asyncio.run(main())
+
+
+def test_what_is_ignored_is_settled_and_counted_and_takes_no_seq(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with rig(tmp_path) as it:
+            ignored = {"topic": "debug/#", "ignore": True}
+            config = GatewayConfig.model_validate({"gateway": "g", "coap": {}, "mappings": [ignored, {}]})
+            it.commit._decoder = Decoder(config, it.spool.series_id)
+            for topics in (["debug"], ["debug/a", TOPIC, "debug/b"], ["debug/c"], [TOPIC]):
+                chunk = Chunk(NEW_YEAR_MS, topics, [b'{"n": 1}'] * len(topics), [0] * len(topics))
+                await it.commit.deliver(it.delivery(topics[0], chunk))
+            await it.until_settled(4)
+            assert it.names == ["debug", "debug/a", "debug/c", TOPIC]
+            counts = it.commit.counts
+            assert (counts.messages, counts.ignored, counts.records, counts.dead_letters) == (6, 4, 2, 0)
+            assert read_status(it.path).last_seq == 2
 
     asyncio.run(main())
 

@@ -54,6 +54,18 @@ def test_known_repetitions_are_skipped() -> None:
     assert list(columns.value) == [3.0]
 
 
+def test_what_is_ignored_is_neither_a_record_nor_a_dead_letter() -> None:
+    ignored = {"topic": "devices/+/debug/#", "ignore": True}
+    config = GatewayConfig.model_validate(
+        {"gateway": "g", "coap": {}, "mappings": [ignored, {}], "collect": {"payload_bytes_max": 64}}
+    )
+    decoder, columns = Decoder(config, lambda _series: 0), Columns()
+    messages = chunk((TOPIC, b'{"p": 1}'), ("devices/a/debug/x", b"?"), ("devices/a/debug", b"x" * 65), (TOPIC, b"?"))
+    assert list(decoder.decode(messages, columns)) == [3]
+    assert list(columns.series) == [0, DEAD]
+    assert decoder.ignored == 2
+
+
 def test_a_large_payload_is_a_dead_letter_that_names_both_sizes() -> None:
     columns = Columns()
     refused = decoder(payload_bytes_max=64, dead_letter_bytes_max=80).decode(

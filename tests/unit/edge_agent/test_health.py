@@ -101,6 +101,15 @@ def test_a_reading_from_before_1970_does_not_spoil_the_status(tmp_path: Path) ->
         assert Status.decode(status.encode()).spool_oldest_at == 0
 
 
+def test_a_status_says_how_many_messages_were_ignored(tmp_path: Path) -> None:
+    it = Rig(tmp_path)
+    with opened(tmp_path / "spool") as spool:
+        health = it.health()
+        assert "ignored" not in health.status(spool).collectors
+        health.ignored = lambda: 7
+        assert health.status(spool).collectors["ignored"] == "7 messages since the start"
+
+
 def test_the_file_follows_the_parts(tmp_path: Path) -> None:
     async def main() -> None:
         it = Rig(tmp_path)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from edge_agent.config import Influx
 from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
-from edge_agent.formats.influx import HEADS_MAX, InfluxDecoder
+from edge_agent.formats.influx import HEADS_MAX, LEARNED_MAX, InfluxDecoder
+from edge_agent.formats.influx_line import expression
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
 from telemetry.columns import Series
@@ -110,6 +111,13 @@ def test_limits() -> None:
     fits = "é" * (TEXT_BYTES_MAX // 2)
     assert Decoder()(f'm v="{fits}"') == [("m.v", fits, NOW)]
     assert Decoder()(f'm v="{fits}é"') == "line 1: it has a string of more than 65536 bytes"
+
+
+def test_a_message_makes_few_expressions_however_many_lines_it_has() -> None:
+    before = expression.cache_info().misses
+    for _ in range(2):
+        assert len(Decoder()("\n".join(f"m,t={n} new{n}=1" for n in range(1000)))) == 1000
+    assert expression.cache_info().misses - before == LEARNED_MAX
 
 
 def test_heads_are_forgotten_without_harm() -> None:

@@ -1,11 +1,13 @@
 """Topic -> device, format and series ids; caches that may forget without harm."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent import mapping
 from edge_agent.config import Mapping
 from edge_agent.mapping import DeviceSeries, Routes
-from edge_agent.readings import Readings
+from edge_agent.readings import DROPPED, Readings
 from telemetry.columns import Series
 from telemetry.errors import FieldlineError
 
@@ -58,6 +60,71 @@ def test_a_topic_whose_metric_is_no_name(metric: str, fault: str) -> None:
     assert reason is not None
     assert reason.startswith("the metric's name")
     assert fault in reason
+
+
+def test_what_is_ignored_is_counted_and_nothing_else() -> None:
+    ids = Ids()
+    ignored = [Mapping(topic=topic, ignore=True) for topic in ("devices/{device}/+/debug", "bridge/#", "+/{metric}")]
+    routes = Routes([*ignored, Mapping()], ids)
+    topics = ["devices/a/x/debug", "bridge", "bridge/a", "bridge/a/b/c", "b/c"]
+    for topic in topics:
+        assert routes.ignores(topic)
+        readings = Readings()
+        assert routes[topic](b"not even JSON", 0, readings) is None
+        assert not readings.value
+    assert routes.ignored.count == len(topics)
+    for topic in ("devices/a/telemetry", "a/b/c/d", "bridges/a/b"):
+        assert not routes.ignores(topic)
+    assert not ids.known
+
+
+def test_only_some_metrics_are_taken_and_may_have_other_names() -> None:
+    ids = Ids()
+    chosen = Mapping(only=("t", "state"), rename={"t": "temperature"}, units={"temperature": "°C", "t": "K"})
+    decode = Routes([chosen], ids)["devices/d/telemetry"]
+    readings = Readings()
+    for _ in range(3):  # the third is read by its shape
+        assert decode(b'{"h": 1, "t": 2, "": 3, "state": "ok", "log": "x"}', 0, readings) is None
+    assert list(ids.known) == [Series("d", "temperature", "°C"), Series("d", "state", "")]
+    assert readings.series == [0, 1] * 3
+    assert readings.value[::2] == [2.0] * 3
+    assert readings.texts == {1: "ok", 3: "ok", 5: "ok"}
+    assert len(readings.quality) == len(readings.measured_at) == 6
+    assert decode(b'{"h": 1}', 0, readings) is None
+    assert len(readings.value) == 6
+
+
+def test_a_name_that_rename_gives_away_is_taken() -> None:
+    ids = Ids()
+    decode = Routes([Mapping(rename={"t": "temperature", "a": "b", "b": "a"})], ids)["devices/d/telemetry"]
+    for payload in (b'{"temperature": 1}', b'{"t": 1, "temperature": 2}'):
+        reason = decode(payload, 0, Readings())
+        assert reason == "the metric 'temperature' has the name that rename gives to another"
+    assert not ids.known
+    assert decode(b'{"t": 1, "a": 2, "b": 3}', 0, Readings()) is None
+    assert [series.metric for series in ids.known] == ["temperature", "b", "a"]
+
+
+def test_names_that_are_not_taken_are_not_remembered() -> None:
+    series = DeviceSeries("d", {}, Ids(), only=("t",))
+    for n in range(1000):
+        assert series["t", f"m{n}"] == (0, DROPPED)
+    assert len(series) <= mapping.SHAPES_MAX
+    assert len(series._ids) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from([DROPPED, 0, 1]), st.floats(0, 9) | st.text(max_size=1))), st.integers(0, 9))
+def test_what_is_dropped_takes_nothing_else_along(some: list[tuple[int, float | str]], start: int) -> None:
+    readings = Readings()
+    for id_, value in some:
+        text = {0: value} if isinstance(value, str) else None
+        readings.add([id_], [0.0 if text else value], 5, 1, text)  # type: ignore[list-item]
+    readings.drop(start)
+    kept = [(id_, value) for at, (id_, value) in enumerate(some) if at < start or id_ != DROPPED]
+    got = [(id_, readings.texts.get(at, readings.value[at])) for at, id_ in enumerate(readings.series)]
+    assert got == kept
+    assert len(readings.texts) == sum(isinstance(value, str) for _, value in kept)
+    assert (readings.measured_at, readings.quality) == ([5] * len(kept), [1] * len(kept))
 
 
 def test_the_first_mapping_wins_and_coap_comes_last() -> None:

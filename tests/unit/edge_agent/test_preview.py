@@ -1,0 +1,82 @@
+"""What one message would become, as people see it; and the payload that a command line means."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import Coap, GatewayConfig, Mapping, Mqtt
+from edge_agent.preview import Preview, payload_of, try_message
+from telemetry.errors import FieldlineError
+
+NOW = 1_767_225_600_000
+
+
+def config(*mappings: Mapping) -> GatewayConfig:
+    return GatewayConfig(gateway="g", mqtt=Mqtt(), coap=Coap(), mappings=mappings)
+
+
+def test_readings_and_the_mapping_that_takes_them() -> None:
+    preview = Preview(config(Mapping(units={"power": "kW"}), Mapping(topic="{device}/{metric}", format="text")))
+    payload = b'{"ts": "2026-01-31T12:00:00.5Z", "power": 1830.25, "state": "ok", "gust": null}'
+    fate = preview("devices/t1/telemetry", payload, NOW)
+    assert fate.mapping == "mappings.0, topic devices/{device}/telemetry, format json"
+    assert fate.readings == [
+        ("t1", "power", "1830.25", "kW", "2026-01-31T12:00:00.500Z", "time of the device"),
+        ("t1", "state", "'ok'", "", "2026-01-31T12:00:00.500Z", "time of the device"),
+    ]
+    assert preview("lamp/power", b"on", NOW).readings == [
+        ("lamp", "power", "1", "", "2026-01-01T00:00:00.000Z", "time of arrival")
+    ]
+    assert Preview(config())("telemetry/t1", b"{}", NOW).mapping.startswith("CoAP's own, topic telemetry/{device}")
+
+
+def test_what_is_ignored() -> None:
+    preview = Preview(config(Mapping(topic="a/#", ignore=True), Mapping(topic="b/{device}", only=("x",))))
+    assert preview("a/b", b"?", NOW) == ("mappings.0, topic a/#", [], None, "ignored, as the mapping says")
+    assert preview("b/d", b'{"y": 1}', NOW).silence == "no reading: it has no value that the mapping takes"
+
+
+def test_dead_letters_and_why() -> None:
+    preview = Preview(config(Mapping()))
+    assert preview("x/y", b"1", NOW)[:3] == ("none", [], "topic 'x/y' matches no mapping in gateway.toml")
+    assert preview("devices/d/telemetry", b"", NOW).reason == "the payload is empty"
+    assert preview("devices/d/telemetry", b"{", NOW, 300_000).reason == (
+        "the payload has 300000 bytes, payload_bytes_max is 262144"
+    )
+
+
+def test_series_have_the_limit_of_the_config() -> None:
+    few = GatewayConfig.model_validate({"gateway": "g", "coap": {}, "collect": {"series_max": 1}})
+    preview = Preview(few)
+    assert preview("telemetry/d", b'{"a": 1}', NOW).readings
+    assert preview("telemetry/d", b'{"b": 1}', NOW).reason == "it would be one series more than series_max, 1"
+
+
+def test_what_is_tried_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    try_message(config(Mapping()), "devices/d/telemetry", b'{"[red]": 1}')
+    out = capsys.readouterr().out
+    assert out.startswith("mapping: mappings.0, topic devices/{device}/telemetry, format json\n┏")
+    assert "│ d      │ [red]  │     1 │      │" in out
+    try_message(config(Mapping(topic="x/{device}")), "x/y", b'{"a": null}')
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "No message comes to 'x/y': mqtt.topics does not have it. Tried all the same:",
+        "It would be acknowledged and give nothing: no reading: it has no value that the mapping takes.",
+    ]
+    with pytest.raises(FieldlineError, match="it would become a dead letter: the payload is empty"):
+        try_message(config(Mapping()), "devices/d/telemetry", b"")
+
+
+def test_payloads_of_a_command_line(tmp_path: Path) -> None:
+    stdin = io.BytesIO(b"\xff\x00")
+    assert payload_of("-", stdin, is_hex=False) == b"\xff\x00"
+    assert payload_of("21.5 °C", stdin, is_hex=False) == "21.5 °C".encode()
+    assert payload_of("\udcff", stdin, is_hex=False) == b"\xff"
+    assert payload_of("0a 1B\n", stdin, is_hex=True) == b"\x0a\x1b"
+    (tmp_path / "hex").write_text("0a1b\n")
+    assert payload_of(f"@{tmp_path}/hex", stdin, is_hex=True) == b"\x0a\x1b"
+    for wrong in ("0a1", "xy", "\udcff"):
+        with pytest.raises(FieldlineError, match="pairs of hexadecimal digits"):
+            payload_of(wrong, stdin, is_hex=True)
+    with pytest.raises(FieldlineError, match="cannot read the payload from nope: No such file or directory"):
+        payload_of("@nope", stdin, is_hex=False)
