@@ -19,7 +19,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from bench import agent, collect, embedded, footprint, formats, ingest, latency, outage, spool, stages, wire, workers
+from bench import (
+    agent,
+    collect,
+    embedded,
+    footprint,
+    formats,
+    gateway,
+    ingest,
+    latency,
+    outage,
+    spool,
+    stages,
+    wire,
+    workers,
+)
 from bench.figure import Figure, Table
 from bench.growth import backlog, devices, gateways, messages, series
 
@@ -32,6 +46,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure] | list[Figure | Table]]] = {
     "stages": stages.run,
     "agent": agent.run,
     "footprint": footprint.run,
+    "gateway": gateway.run,
     "wire": wire.run,
     "latency": latency.run,
     "spool": spool.run,

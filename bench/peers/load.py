@@ -21,8 +21,8 @@ INFLIGHT_MAX = 1000
 TICK_S = 0.02
 
 
-def device(number: int) -> str:
-    return f"dev-{number % DEVICES:04}"
+def device(number: int, devices: int = DEVICES) -> str:
+    return f"dev-{number % devices:04}"
 
 
 def values(number: int) -> tuple[float, ...]:
@@ -34,10 +34,10 @@ def values(number: int) -> tuple[float, ...]:
     )
 
 
-def message(number: int) -> tuple[str, bytes]:
-    """Its topic and payload."""
+def message(number: int, devices: int = DEVICES) -> tuple[str, bytes]:
+    """Its topic and payload, if so many devices take turns."""
     fields = {"ts": START_MS + number, **dict(zip(METRICS, values(number), strict=True))}
-    return f"devices/{device(number)}/telemetry", json.dumps(fields).encode()
+    return f"devices/{device(number, devices)}/telemetry", json.dumps(fields).encode()
 
 
 def told(numbers: Iterable[int]) -> Values:
@@ -65,12 +65,12 @@ async def publish(port: int, numbers: range) -> None:
         await publish_all(devices, messages)
 
 
-async def publish_paced(port: int, numbers: range, rate_hz: float) -> None:
+async def publish_paced(port: int, numbers: range, rate_hz: float, devices_number: int = DEVICES) -> None:
     """So many a second; returns when the broker has acknowledged all."""
     async with connected(port, "bench-devices", inflight_max=INFLIGHT_MAX) as devices:
         began_s, sent = time.perf_counter(), 0
         while sent < len(numbers):
             due = min(int((time.perf_counter() - began_s) * rate_hz) + 1, len(numbers))
-            await publish_all(devices, [message(number) for number in numbers[sent:due]])
+            await publish_all(devices, [message(number, devices_number) for number in numbers[sent:due]])
             sent = due
             await asyncio.sleep(TICK_S)

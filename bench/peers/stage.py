@@ -90,6 +90,11 @@ class Stage:
         names = (*INFRASTRUCTURE, *self.peer.stand_ins, *self.peer.own)
         return {name: sum(map(_peak_mb, _family(self.stack.programs[name].pid))) for name in names}
 
+    def written_bytes(self) -> dict[str, int]:
+        """What the peer's programs have written to disk since they started, by the kernel's count."""
+        families = {name: _family(self.stack.programs[name].pid) for name in self.peer.own}
+        return {name: sum(each.io_counters().write_bytes for each in family) for name, family in families.items()}
+
 
 @contextlib.asynccontextmanager
 async def on_stage(peer: Peer, installed: Path, directory: Path) -> AsyncIterator[Stage]:
