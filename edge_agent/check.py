@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from broker_bridge.config import Broker
+from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import PLACES, GatewayConfig, load
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.errors import ConfigError
@@ -19,7 +20,7 @@ def check(path: Path) -> list[str]:
         config = load(path)
     except ConfigError as error:
         return str(error).splitlines()
-    findings = [*_topics(config), *_mappings(config), *_brokers(config), *_spool(config)]
+    findings = [*_topics(config), *_mappings(config), *_secrets(config), *_spool(config)]
     return [f"{path}: {finding}" for finding in findings]
 
 
@@ -36,6 +37,12 @@ def _topics(config: GatewayConfig) -> list[str]:
         findings.append(
             f"mqtt.topics: {topic!r} brings {what}; they become dead letters. Add a mapping or narrow the topic."
         )
+    findings += [
+        f"coap.resources: no mapping matches {resource.topic!r}, so what {resource.uri} says becomes dead letters. "
+        "Add a mapping or change the topic."
+        for resource in (config.coap.resources if config.coap else ())
+        if not any(matches(parts, resource.topic.split("/")) for parts in patterns)
+    ]
     return findings
 
 
@@ -93,8 +100,8 @@ def _meets(parts: list[str], topics: list[str]) -> bool:
     return len(parts) == len(topics) and all(t in ("+", p) or p in PLACES for p, t in same)
 
 
-def _brokers(config: GatewayConfig) -> list[str]:
-    """Passwords and TLS files that cannot be read."""
+def _secrets(config: GatewayConfig) -> list[str]:
+    """Passwords, keys and TLS files that cannot be read."""
     sections: dict[str, Broker | None] = {"mqtt": config.mqtt, "uplink": config.uplink}
     findings = []
     for name, section in sections.items():
@@ -103,6 +110,11 @@ def _brokers(config: GatewayConfig) -> list[str]:
                 section.options("check")
             except ConfigError as error:
                 findings.append(f"{name}: {error}")
+    if config.coap and config.coap.dtls:
+        try:
+            load_keys(config.coap.dtls.psk_file)
+        except ConfigError as error:
+            findings.append(f"coap.dtls: {error}")
     return findings
 
 
@@ -124,7 +136,11 @@ def _spool(config: GatewayConfig) -> list[str]:
 
 def _collected(config: GatewayConfig) -> list[list[str]]:
     """The topic filters of what comes in, as segments."""
-    return [*map(_segments, config.mqtt.topics if config.mqtt else ()), *([["telemetry", "+"]] if config.coap else [])]
+    topics = [_segments(topic) for topic in config.mqtt.topics] if config.mqtt else []
+    if config.coap:
+        topics += [["telemetry", "#"]] if config.coap.serves else []
+        topics += [resource.topic.split("/") for resource in config.coap.resources]
+    return topics
 
 
 def is_collected(config: GatewayConfig, topic: str) -> bool:

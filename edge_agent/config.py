@@ -7,6 +7,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -48,6 +49,25 @@ def _pattern(topic: str, info: ValidationInfo) -> str:
             "pattern", "have segments of text, + or {metric}, and {device} as exactly one whole segment"
         )
     return topic
+
+
+def _topic(topic: str) -> str:
+    """A topic that a message can have: no wildcards."""
+    if not topic or re.search(r"[+#{}\0]", topic):
+        raise PydanticCustomError("topic", "be a topic without wildcards, such as telemetry/boiler")
+    return topic
+
+
+def _coap_uri(uri: str) -> str:
+    """A URI of RFC 7252 6.1."""
+    try:
+        parts = urlsplit(uri)
+        good = parts.scheme == "coap" and parts.hostname and not parts.fragment and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise PydanticCustomError("uri", "be a CoAP URI, such as coap://192.0.2.7/temperature")
+    return uri
 
 
 def _path(path: str) -> str:
@@ -104,13 +124,39 @@ class Mqtt(Broker):
     chunk_bytes_max: Annotated[int, Field(ge=4096)] = 4 * 1024 * 1024
 
 
-class Coap(Section):
-    """The CoAP server."""
+class CoapResource(Section):
+    """A resource of a device that is a CoAP server: the agent reads it."""
 
+    uri: Annotated[str, AfterValidator(_coap_uri)]
+    topic: Annotated[str, AfterValidator(_topic)]
+    mode: Literal["observe", "poll"] = "observe"
+    every_s: Seconds = 10.0
+    silence_s_max: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 300.0
+
+
+class Dtls(Section):
+    """CoAP over DTLS with pre-shared keys."""
+
+    psk_file: Path
+    port: Port = 5684
+    sessions_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+
+class Coap(Section):
+    """The CoAP server, and what to read of others."""
+
+    listen: bool = True
     bind: Annotated[str, AfterValidator(_ip_address)] = "0.0.0.0"
     port: Port = 5683
     requests_max: Annotated[int, Field(ge=1)] = 1000
     commit_wait_s_max: Seconds = 20.0
+    dtls: Dtls | None = None
+    resources: Annotated[tuple[CoapResource, ...], Field(max_length=1000)] = ()
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a server, in the clear or with DTLS."""
+        return self.listen or self.dtls is not None
 
 
 class Csv(Section):
@@ -318,7 +364,7 @@ class GatewayConfig(Section):
 
     @model_validator(mode="after")
     def _collects_something(self) -> "GatewayConfig":
-        if self.mqtt is None and self.coap is None:
+        if self.mqtt is None and not (self.coap and (self.coap.serves or self.coap.resources)):
             raise ValueError("nothing to collect: add a section [mqtt] or [coap]")
         return self
 

@@ -37,7 +37,7 @@ class Decoder:
         """
         refused: dict[int, str] = {}
         readings, routes = Readings(), self._routes
-        received_at, oversized = chunk.received_at_ms, chunk.oversized
+        received_at, oversized, formats = chunk.received_at_ms, chunk.oversized, chunk.formats
         payload_bytes_max = self._limits.payload_bytes_max
         for index, (topic, payload) in enumerate(zip(chunk.topics, chunk.payloads, strict=True)):
             if index in skip:
@@ -50,7 +50,8 @@ class Decoder:
             else:
                 start = len(readings.value)
                 try:
-                    reason = routes[topic](payload, received_at, readings)
+                    route = (topic, formats[index]) if index in formats else topic
+                    reason = routes[route](payload, received_at, readings)
                 except FieldlineError as error:
                     reason = str(error)
                 except Exception as error:  # noqa: BLE001 - the formats' edge: a defect costs one message

@@ -36,6 +36,8 @@ SHAPES_MAX = 16
 SHAPE_METRICS_MAX = 256
 
 SeriesId = Callable[[Series], int]
+Route = str | tuple[str, tuple[str, ...]]
+"""A topic, or a topic and the formats that a message of it says it may be in, the usual one first."""
 
 
 class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
@@ -127,8 +129,8 @@ class Selected:
         return reason
 
 
-class Routes(dict[str, Decode]):
-    """Topic -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
+class Routes(dict[Route, Decode]):
+    """Route -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
 
     def __init__(self, mappings: Iterable[config.Mapping], series_id: SeriesId) -> None:
         super().__init__()
@@ -142,18 +144,21 @@ class Routes(dict[str, Decode]):
             return self[topic] is self.ignored
         return False
 
-    def __missing__(self, topic: str) -> Decode:
+    def __missing__(self, route: Route) -> Decode:
+        topic, formats = (route, ()) if isinstance(route, str) else route
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
-                decode = self.ignored if mapping.ignore else self._decoder(parts, segments, mapping)
+                decode = self.ignored if mapping.ignore else self._decoder(parts, segments, mapping, formats)
                 if len(self) >= TOPICS_MAX:
                     del self[next(iter(self))]  # the one resolved longest ago
-                self[topic] = decode
+                self[route] = decode
                 return decode
         raise FieldlineError(f"topic {topic[:200]!r} matches no mapping in gateway.toml")
 
-    def _decoder(self, parts: list[str], segments: list[str], mapping: config.Mapping) -> Decode:
+    def _decoder(
+        self, parts: list[str], segments: list[str], mapping: config.Mapping, formats: tuple[str, ...]
+    ) -> Decode:
         device = segments[parts.index("{device}")]
         if fault := _fault(device):
             raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
@@ -165,7 +170,8 @@ class Routes(dict[str, Decode]):
             only=mapping.only,
             rename=mapping.rename,
         )
-        decode = FORMATS[mapping.format](series, mapping)
+        name = mapping.format if not formats or mapping.format in formats else formats[0]
+        decode = FORMATS[name](series, mapping)
         return decode if mapping.only is None else Selected(decode)
 
 

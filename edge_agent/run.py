@@ -8,19 +8,24 @@ keep it from starting.
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
 from edge_agent.collect import Collector
 from edge_agent.commit import GroupCommit
-from edge_agent.config import GatewayConfig
+from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.health import Health
 from edge_agent.spool import Spool, open_spool
 from edge_agent.spool_copy import Known
 from telemetry.clock import Clock, SystemClock
-from telemetry.errors import SpoolCorruptError
+from telemetry.errors import ConfigError, SpoolCorruptError
+
+if TYPE_CHECKING:
+    from edge_agent.collect.coap_secure import Secure
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +79,7 @@ async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
     commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
-    collectors = make_collectors(config, clock)
+    collectors = make_collectors(config, clock, spool.knows)
     health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble, lambda: commit.counts.ignored)
     uplink = Uplink(
         source=spool,
@@ -109,8 +114,11 @@ class _Stopping(Exception):  # noqa: N818 - not an error
     pass
 
 
-def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]:
-    """The collectors that the config switches on. A protocol is imported only when it is used."""
+def make_collectors(config: GatewayConfig, clock: Clock, knows: Callable[[int], bool]) -> dict[str, Collector]:
+    """The collectors that the config switches on. A protocol is imported only when it is used.
+
+    knows: whether the spool has committed a message with this key.
+    """
     collectors: dict[str, Collector] = {}
     if config.mqtt is not None:
         from edge_agent.collect.mqtt import MqttCollector
@@ -123,8 +131,28 @@ def make_collectors(config: GatewayConfig, clock: Clock) -> dict[str, Collector]
             packet_bytes_max=room,
             keep_bytes=config.collect.dead_letter_bytes_max,
         )
-    if config.coap is not None:
+    if config.coap is not None and config.coap.serves:
         from edge_agent.collect.coap import CoapCollector
 
-        collectors["coap"] = CoapCollector(config.coap, clock, config.collect.payload_bytes_max)
+        topics = [mapping.topic for mapping in config.mappings]
+        collectors["coap"] = CoapCollector(
+            config.coap, clock, config.collect.payload_bytes_max, topics, knows, _secure(config.coap)
+        )
+    if config.coap is not None and config.coap.resources:
+        from edge_agent.collect.coap_resources import CoapResources
+
+        collectors["coap-resources"] = CoapResources(config.coap.resources, clock, config.collect.payload_bytes_max)
     return collectors
+
+
+def _secure(config: Coap) -> "Secure | None":
+    """The server's half with DTLS, if it is switched on. Raises ConfigError."""
+    if config.dtls is None:
+        return None
+    try:
+        from edge_agent.collect.coap_secure import Secure
+    except ImportError as error:
+        raise ConfigError(
+            f"coap.dtls needs pyOpenSSL ({error}). Install it with: pip install 'fieldline[dtls]'"
+        ) from error
+    return Secure(config.dtls, config.bind)

@@ -38,6 +38,7 @@ class Chunk:
     `keys` are 64-bit fingerprints that stay the same when the sender sends a message again; `redelivered`
     holds the indexes of the messages that may be such repetitions (MQTT: the DUP flag). `oversized` maps the
     index of a message that was too long to its true payload size in bytes; `payloads` has its beginning.
+    `formats` maps the index of a message that says what it is to the formats it may be in, the usual one first.
     """
 
     received_at_ms: int
@@ -46,6 +47,7 @@ class Chunk:
     keys: list[int] = field(default_factory=list)
     redelivered: set[int] = field(default_factory=set)
     oversized: dict[int, int] = field(default_factory=dict)
+    formats: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 Deliver = Callable[[Delivery[Chunk]], Awaitable[None]]

@@ -1,6 +1,8 @@
 """For tests of the CoAP collector: a running collector, a stage behind it, a device that speaks datagrams."""
 
 import asyncio
+import re
+import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from edge_agent.collect.coap import CoapCollector
+from edge_agent.collect.coap_secure import Secure
 from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
 from proof.ports import free_port
@@ -17,7 +20,11 @@ from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
 
 CON, NON, ACK, RST = range(4)
 POST, GET, PUT = 2, 1, 3
-PATH, BLOCK1, SIZE1, MAX_AGE, BLOCK2 = 11, 27, 60, 14, 23
+PATH, BLOCK1, SIZE1, MAX_AGE, BLOCK2, ACCEPT, REQUEST_TAG = 11, 27, 60, 14, 23, 17, 292
+OBSERVE, CONTENT_FORMAT = 6, 12
+LIBCOAP = next(
+    filter(shutil.which, ("coap-client", "coap-client-openssl", "coap-client-gnutls", "coap-client-notls")), ""
+)
 READING = b'{"ts": 1767225600123, "power": 1830.5}'
 
 
@@ -38,9 +45,9 @@ class Sink:
     """A decode stage and a spool in memory: settles at once, unless it is told to hold."""
 
     def __init__(self, *, hold: bool = False) -> None:
-        ids: dict[Series, int] = {}
+        self.ids: dict[Series, int] = {}
         config = GatewayConfig(gateway="g", coap=Coap())
-        self.decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)))
+        self.decoder = Decoder(config, lambda series: self.ids.setdefault(series, len(self.ids)))
         self.columns = Columns()
         self.chunks: list[Chunk] = []
         self.held: list[Delivery[Chunk]] = []
@@ -55,12 +62,28 @@ class Sink:
             delivery.settle(Outcome(refused) if refused else DURABLE)
 
 
+async def libcoap(*arguments: str, client: str = LIBCOAP, seconds_max: int = 20) -> str:
+    """What libcoap's command-line client prints: nothing when a post succeeds, "no answer" when there is none."""
+    assert client, "install libcoap's client (Debian: libcoap3-bin)"
+    command = [client, "-v", "6", "-o", "/dev/stderr", "-B", str(seconds_max), *arguments]  # the log on stdout
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(seconds_max + 10):
+        log, said = await process.communicate()
+    codes = re.findall(rb"(?m)^v:1 t:\w+ c:([2-5]\.\d\d)", log)
+    return said.decode() + ("" if codes and codes[-1] != b"2.31" else "no answer")
+
+
 @asynccontextmanager
 async def serving(
     deliver: Deliver,
     clock: FakeClock | None = None,
     payload_bytes_max: int = 256 * 1024,
     port: int = 0,
+    topics: tuple[str, ...] = (),
+    knows: Callable[[int], bool] = lambda _key: False,
+    secure: Secure | None = None,
     **settings: object,
 ) -> AsyncIterator[int]:
     """A running collector's port. Fails the test when anything in its loop failed."""
@@ -68,7 +91,7 @@ async def serving(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     port = port or free_port()
     config = Coap.model_validate({"bind": "127.0.0.1", "port": port, **settings})
-    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max)
+    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, secure)
     task = asyncio.create_task(collector.run(deliver))
     try:
         await until(lambda: task.done() or "listening on" in collector.state())
@@ -158,7 +181,7 @@ def message(
 ) -> bytes:
     data = struct.pack("!BBH", 0x40 | kind << 4 | len(token), code, mid) + token
     number = 0
-    segments = [(PATH, segment.encode()) for segment in path.split("/")]
+    segments = [(PATH, segment.encode()) for segment in path.split("/")] if path else []
     for option, value in sorted([*segments, *options], key=lambda pair: pair[0]):
         data += nibbles(option - number, len(value)) + value
         number = option
@@ -167,5 +190,7 @@ def message(
 
 def nibbles(delta: int, length: int) -> bytes:
     small_delta, delta_more = (delta, b"") if delta < 13 else (13, bytes([delta - 13]))
+    if delta >= 269:
+        small_delta, delta_more = 14, (delta - 269).to_bytes(2, "big")
     small_length, length_more = (length, b"") if length < 13 else (13, bytes([length - 13]))
     return bytes([small_delta << 4 | small_length]) + delta_more + length_more

@@ -29,6 +29,8 @@ class Relay(asyncio.DatagramProtocol):
         self._upstream: dict[Address, asyncio.DatagramTransport] = {}
         self.swallow_answers = 0
         """So many answers more are swallowed."""
+        self.swallows: Callable[[bytes], bool] = lambda _answer: True
+        """Which of them are."""
         self.swallowed = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,7 +60,7 @@ class Relay(asyncio.DatagramProtocol):
         return transport
 
     def _answer(self, data: bytes, sender: Address) -> None:
-        if self.swallow_answers:
+        if self.swallow_answers and self.swallows(data):
             self.swallow_answers -= 1
             self.swallowed += 1
         else:

@@ -5,9 +5,10 @@ A collector receives messages, groups those that arrived together into a Chunk, 
 While `deliver` does not return, it takes nothing more from its sender.
 """
 
+import asyncio
 from typing import Protocol
 
-from telemetry.delivery import Deliver
+from telemetry.delivery import Chunk, Deliver, Delivery, Outcome
 
 
 class Collector(Protocol):
@@ -25,3 +26,15 @@ class Collector(Protocol):
     def connected(self) -> bool:
         """Whether senders can reach it now."""
         ...
+
+
+async def handed_over(deliver: Deliver, chunk: Chunk) -> asyncio.Future[Outcome]:
+    """Deliver a chunk; what is returned has its outcome once it is durable."""
+    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settle(outcome: Outcome) -> None:
+        if not done.done():  # cancelled: nobody waits for it any more
+            done.set_result(outcome)
+
+    await deliver(Delivery(chunk, settle))
+    return done

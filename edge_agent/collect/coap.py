@@ -1,6 +1,8 @@
 """The CoAP collector: a server (RFC 7252, block-wise bodies by RFC 7959) that devices POST their readings to.
 
-  POST /telemetry/{device}   the payload in the format that gateway.toml gives the topic telemetry/{device}
+  POST /telemetry/{device}   the payload in the format of its Content-Format (`coap_formats`), or without one in the
+                             format that gateway.toml gives the topic telemetry/{device}
+  POST /telemetry/…          the same, for a longer path that a mapping of gateway.toml takes
   GET /.well-known/core      what is there (RFC 6690)
 
 Each request is a chunk of one message. Its answer waits for the commit and is the acknowledgement itself
@@ -10,22 +12,21 @@ retransmissions before the message is durable, and an agent that is killed then 
   2.04  its readings are durable               4.04, 4.05, 4.02  there is nothing, not so, not understood
   4.00  it is a dead letter, durable, and why  4.08  blocks are missing: begin anew
   5.03  not now, try again after Max-Age       4.13  the body is too long; Size1 says how long it may be
+  4.15  not in this Content-Format, but in …   4.06  the links are application/link-format and nothing else
 
 5.03 means that the message was not taken: requests_max others wait, or the spool has not taken it for
 commit_wait_s_max. A message that was taken gets no answer but the one after its commit, however late.
 
 Repetitions. While the agent runs, a request whose message id comes again is answered again and not collected
 again (`coap_endpoint.Recent`). After a restart that memory is empty, so for EXCHANGE_LIFETIME_S every message
-is handed over as one that the spool may know by its key. A key covers address, port, message id, token and
-body, and a time slot of 256 s; a message bears the keys of two slots, its own and the next, and is looked up
-by the first. So a repetition is found for at least 256 s, while a device that wakes every ten minutes with
-the same message id and the same value does not lose its reading.
+is handed over as one that the spool may know by its key, and the last block of a transfer that is not there is looked
+up before its device is told to begin anew (`coap_keys`).
 """
 
 import asyncio
-import hashlib
 import logging
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from aiocoap.message import Message
 from aiocoap.numbers import codes
@@ -33,19 +34,26 @@ from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.numbers.types import NON
 from aiocoap.optiontypes import BlockOption
 
+from edge_agent.collect import handed_over
 from edge_agent.collect.coap_blocks import Blocks, Step
-from edge_agent.collect.coap_endpoint import EXCHANGE_LIFETIME_S, Recent, listen
+from edge_agent.collect.coap_endpoint import Recent, listen
+from edge_agent.collect.coap_formats import LINK_FORMAT, formats_of, links, not_taken
+from edge_agent.collect.coap_keys import keys
 from edge_agent.config import Coap
+from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import Clock
-from telemetry.delivery import Chunk, Deliver, Delivery, Outcome
+from telemetry.delivery import Chunk, Deliver
+
+if TYPE_CHECKING:
+    from edge_agent.collect.coap_secure import Secure
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 10
 """Max-Age of a 5.03: after how many seconds to try again."""
 DIAGNOSTIC_BYTES_MAX = 512
-SLOT_MS = 256_000
-LINKS = b'</telemetry>;ct=50;title="POST /telemetry/{device}"'
+ROOT = "telemetry"
+"""The first segment of every path that may be posted to."""
 UNDERSTOOD = {
     OptionNumber.URI_HOST,
     OptionNumber.URI_PORT,
@@ -58,16 +66,32 @@ UNDERSTOOD = {
 """The critical options; any other one is answered 4.02 (RFC 7252 5.4.1)."""
 NOT_PART_OF_KEY = [OptionNumber.BLOCK1, OptionNumber.BLOCK2, OptionNumber.OBSERVE]
 
-assert SLOT_MS > EXCHANGE_LIFETIME_S * 1000, "a repetition comes in its own slot or in the next"
-
 
 class CoapCollector:
-    """A `Collector`. `payload_bytes_max` limits a body, in one datagram or in blocks."""
+    """A `Collector`.
 
-    def __init__(self, config: Coap, clock: Clock, payload_bytes_max: int = 256 * 1024) -> None:
+    payload_bytes_max: limits a body, in one datagram or in blocks. topics: of the mappings; those under `telemetry`
+    are paths. knows: whether the spool has committed a message with this key. secure: to listen with DTLS, too.
+    """
+
+    def __init__(
+        self,
+        config: Coap,
+        clock: Clock,
+        payload_bytes_max: int,
+        topics: Iterable[str],
+        knows: Callable[[int], bool],
+        secure: "Secure | None" = None,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._payload_bytes_max = payload_bytes_max
+        self._knows = knows
+        self._secure = secure
+        paths = dict.fromkeys([COAP_MAPPING.topic, *(topic for topic in topics if topic.startswith(f"{ROOT}/"))])
+        self._patterns = [pattern(path) for path in paths]
+        self._usage = f"post to /{COAP_MAPPING.topic}"
+        self._links = links(list(paths))
         self._blocks = Blocks(payload_bytes_max)
         self._recent = Recent(clock.monotonic_s())
         self._waiting = 0
@@ -78,20 +102,27 @@ class CoapCollector:
         self._deliver = deliver
         self._recent = Recent(self._clock.monotonic_s())
         clock, config = self._clock, self._config
-        context = await listen(config.bind, config.port, self, self._recent, clock.monotonic_s)
-        self._listening = True
+        contexts = []
         try:
+            if config.listen:
+                contexts.append(await listen(config.bind, config.port, self, self._recent, clock.monotonic_s))
+            if self._secure is not None:
+                contexts.append(await self._secure.listen(self, self._recent, clock.monotonic_s))
+            self._listening = True
             await asyncio.get_running_loop().create_future()  # until cancelled: aiocoap does the rest
         finally:
             self._listening = False
-            await context.shutdown()
+            for context in contexts:
+                await context.shutdown()
 
     def state(self) -> str:
         """One short sentence for people."""
         if not self._listening:
             return "CoAP: not listening"
+        ports = [f"port {self._config.port}"] if self._config.listen else []
+        ports += [self._secure.state()] if self._secure is not None else []
         waiting = f", {self._waiting} requests wait for the spool" if self._waiting else ""
-        return f"CoAP: listening on {self._config.bind} port {self._config.port}{waiting}"
+        return f"CoAP: listening on {self._config.bind} {' and '.join(ports)}{waiting}"
 
     @property
     def connected(self) -> bool:
@@ -114,20 +145,34 @@ class CoapCollector:
         for option in request.opt.option_list():
             if option.number.is_critical() and option.number not in UNDERSTOOD:
                 return _response(codes.BAD_OPTION, f"option {int(option.number)} is not understood")
-        path = request.opt.uri_path
-        if path == (".well-known", "core"):
-            return _links(request)
-        if len(path) != 2 or path[0] != "telemetry" or not path[1]:
-            return _response(codes.NOT_FOUND, "post to /telemetry/{device}")
+        if request.opt.uri_path == (".well-known", "core"):
+            return self._core(request)
+        if (misfit := self._misfit(request)) is not None:
+            return misfit
+        body = self._body(request)
+        if isinstance(body, bytes):
+            response = await self._collect(request, body)
+        elif body is Step.INCOMPLETE and self._is_committed(request):
+            response = _response(codes.CHANGED)
+        elif body is Step.CONTINUE:
+            response = _response(codes.CONTINUE)
+        else:
+            return self._refusal(body)  # without Block1: in a 4.13 it would ask for smaller blocks (RFC 7959 2.9.3)
+        response.opt.block1 = request.opt.block1
+        return response
+
+    def _misfit(self, request: Any) -> Any | None:
+        """The answer to a request that is refused whatever its payload; None when it is not."""
+        path, number = list(request.opt.uri_path), request.opt.content_format
+        if "" in path or not any(matches(parts, path) for parts in self._patterns):
+            return _response(codes.NOT_FOUND, self._usage)
         if request.code != codes.POST:
-            return _response(codes.METHOD_NOT_ALLOWED, "post to /telemetry/{device}")
+            return _response(codes.METHOD_NOT_ALLOWED, self._usage)
+        if formats_of(number) is None:
+            return _response(codes.UNSUPPORTED_CONTENT_FORMAT, not_taken(number))
         if self._waiting >= self._config.requests_max:
             return _not_now("too many requests wait for the gateway's spool")
-        body = self._body(request)
-        response = await self._collect(request, body) if isinstance(body, bytes) else self._refusal(body)
-        if isinstance(body, bytes) or body is Step.CONTINUE:
-            response.opt.block1 = request.opt.block1  # in a 4.13 it would ask for smaller blocks (2.9.3)
-        return response
+        return None
 
     def _body(self, request: Any) -> bytes | Step:
         """The whole body, or why it is not there."""
@@ -143,9 +188,16 @@ class CoapCollector:
         now_s = self._clock.monotonic_s()
         return self._blocks.take(key, block.block_number, block.size, bytes(request.payload), now_s, more=block.more)
 
+    def _may_be_known(self) -> bool:
+        """Whether messages may come that an agent before this one has committed."""
+        return not self._recent.is_complete(self._clock.monotonic_s())
+
+    def _is_committed(self, request: Any) -> bool:
+        """Whether a block without its transfer is the last one of a body that was committed before a crash."""
+        last = not request.opt.block1.more
+        return last and self._may_be_known() and self._knows(keys(request, self._clock.now_ms())[0])
+
     def _refusal(self, step: Step) -> Any:
-        if step is Step.CONTINUE:
-            return _response(codes.CONTINUE)
         if step is Step.INCOMPLETE:
             return _response(codes.REQUEST_ENTITY_INCOMPLETE, "blocks are missing; begin anew with block 0")
         if step is Step.MALFORMED:
@@ -157,16 +209,10 @@ class CoapCollector:
 
     async def _collect(self, request: Any, body: bytes) -> Any:
         """Hand a message over, wait for its commit, and say what became of it."""
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Outcome) -> None:
-            if not done.done():  # cancelled: nobody waits for the answer any more
-                done.set_result(outcome)
-
         self._waiting += 1
         try:
             async with asyncio.timeout(self._config.commit_wait_s_max):
-                await self._deliver(Delivery(self._chunk(request, body), settle))
+                done = await handed_over(self._deliver, self._chunk(request, body))
             outcome = await done
         except TimeoutError:
             return _not_now("the gateway's spool takes no messages at present")
@@ -178,23 +224,31 @@ class CoapCollector:
 
     def _chunk(self, request: Any, body: bytes) -> Chunk:
         now_ms = self._clock.now_ms()
-        slot = now_ms // SLOT_MS
+        block = request.opt.block1
+        whole = block is None or block.block_number == 0
+        formats = formats_of(request.opt.content_format)
         return Chunk(
             received_at_ms=now_ms,
             topics=["/".join(request.opt.uri_path)],
             payloads=[body],
-            keys=[fingerprint(request, body, slot), fingerprint(request, body, slot + 1)],
-            redelivered=set() if self._recent.is_complete(self._clock.monotonic_s()) else {0},
+            keys=keys(request, now_ms),
+            redelivered={0} if whole and self._may_be_known() else set(),
+            formats={0: formats} if formats else {},
         )
 
-
-def fingerprint(request: Any, body: bytes, slot: int) -> int:
-    """The key of a message in a time slot: 64 bits, not 0, which stands for no key."""
-    host, port, _, scope = request.remote.sockaddr
-    about = f"{host} {port} {scope} {request.mid} {request.token.hex()} {slot} ".encode()
-    digest = hashlib.blake2b(about, digest_size=8)
-    digest.update(body)
-    return int.from_bytes(digest.digest(), "little") or 1
+    def _core(self, request: Any) -> Any:
+        """The answer to /.well-known/core, in blocks when the client asks for blocks."""
+        if request.code != codes.GET:
+            return _response(codes.METHOD_NOT_ALLOWED, "get it")
+        if request.opt.accept not in (None, LINK_FORMAT):
+            return _response(codes.NOT_ACCEPTABLE, f"it is application/link-format ({LINK_FORMAT})")
+        response = Message(code=codes.CONTENT, payload=self._links, content_format=LINK_FORMAT)
+        block = request.opt.block2
+        if block is not None:
+            response.payload = self._links[block.start : block.start + block.size]
+            more = block.start + block.size < len(self._links)
+            response.opt.block2 = BlockOption.BlockwiseTuple(block.block_number, more, block.size_exponent)
+        return response
 
 
 def _response(code: Any, diagnostic: str = "") -> Any:
@@ -206,17 +260,4 @@ def _response(code: Any, diagnostic: str = "") -> Any:
 def _not_now(diagnostic: str) -> Any:
     response = _response(codes.SERVICE_UNAVAILABLE, diagnostic)
     response.opt.max_age = RETRY_S
-    return response
-
-
-def _links(request: Any) -> Any:
-    """The answer to /.well-known/core, in blocks when the client asks for blocks."""
-    if request.code != codes.GET:
-        return _response(codes.METHOD_NOT_ALLOWED, "get it")
-    response = Message(code=codes.CONTENT, payload=LINKS, content_format=40)
-    block = request.opt.block2
-    if block is not None:
-        response.payload = LINKS[block.start : block.start + block.size]
-        more = block.start + block.size < len(LINKS)
-        response.opt.block2 = BlockOption.BlockwiseTuple(block.block_number, more, block.size_exponent)
     return response

@@ -15,7 +15,7 @@ Limits: RECENT_MAX requests remembered (about 15 MB).
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ class _Patient(TransportTuning):  # type: ignore[misc]  # aiocoap has no annotat
 _PATIENT = _Patient()
 
 
-class _Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotations
+class Messages(MessageManager):  # type: ignore[misc]  # aiocoap has no annotations
     """aiocoap's message layer with a bounded memory of requests."""
 
     def __init__(self, tokens: Any, recent: Recent, monotonic_s: Callable[[], float]) -> None:
@@ -153,27 +153,44 @@ def _key(message: Any) -> Key:
     return host, port, scope, message.mid
 
 
+async def _udp(sock: socket.socket, messages: Any, context: Context) -> Any:
+    endpoint = await _Datagrams._create_transport_endpoint(sock, messages, context.log, context.loop)  # noqa: SLF001 - the seam
+    endpoint.transport.max_size = DATAGRAM_BYTES_MAX
+    return endpoint
+
+
 async def listen(host: str, port: int, site: Site, recent: Recent, monotonic_s: Callable[[], float]) -> Context:
     """Serve `site` on an address until the context is shut down. Raises ConfigError: a taken port."""
-    sock = _bind(host, port)
-    context = Context(serversite=site, loggername=f"{__name__}.aiocoap")
-    context.log.setLevel(logging.CRITICAL)  # it logs per message; what matters is said by the collector
-    tokens = TokenManager(context)
-    messages = _Messages(tokens, recent, monotonic_s)
-    try:
-        endpoint = await _Datagrams._create_transport_endpoint(sock, messages, context.log, context.loop)  # noqa: SLF001 - the seam
-    except BaseException:
-        sock.close()
-        raise
-    endpoint.transport.max_size = DATAGRAM_BYTES_MAX
-    messages.message_interface = endpoint
-    tokens.token_interface = messages
-    context.request_interfaces.append(tokens)
+    context, _, _ = await open_endpoint(
+        bind(host, port), site, TokenManager, lambda tokens: Messages(tokens, recent, monotonic_s)
+    )
     return context
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A dual-stack UDP socket on a numeric address of either family."""
+async def open_endpoint(
+    sock: socket.socket,
+    site: Site | None,
+    make_tokens: Callable[[Context], Any],
+    make_messages: Callable[[Any], Any],
+    make_interface: Callable[[socket.socket, Any, Context], Awaitable[Any]] = _udp,
+) -> tuple[Context, Any, Any]:
+    """CoAP on a socket until the context is shut down: the context, its tokens and its messages."""
+    context = Context(serversite=site, loggername=f"{__name__}.aiocoap")
+    context.log.setLevel(logging.CRITICAL)  # it logs per message; what matters is said by the collector
+    tokens = make_tokens(context)
+    messages = make_messages(tokens)
+    try:
+        messages.message_interface = await make_interface(sock, messages, context)
+    except BaseException:
+        sock.close()
+        raise
+    tokens.token_interface = messages
+    context.request_interfaces.append(tokens)
+    return context, tokens, messages
+
+
+def bind(host: str, port: int, key: str = "coap.port") -> socket.socket:
+    """A dual-stack UDP socket on a numeric address of either family. key: where the config has the port."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     flags = socket.AI_NUMERICHOST | socket.AI_V4MAPPED
     try:
@@ -189,9 +206,9 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         steps = {
-            errno.EADDRINUSE: "Stop the program that has this port, or choose another coap.port.",
+            errno.EADDRINUSE: f"Stop the program that has this port, or choose another {key}.",
             errno.EADDRNOTAVAIL: "Set coap.bind to an address of this machine, or to 0.0.0.0.",
-            errno.EACCES: "Choose a coap.port above 1023.",
+            errno.EACCES: f"Choose a {key} above 1023.",
         }
         step = steps.get(error.errno or 0, "")
         raise ConfigError(f"cannot listen for CoAP on {where}: {error.strerror}. {step}".rstrip()) from error

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,13 @@ from aiocoap import Context, Message
 from aiocoap.numbers.codes import Code
 
 from edge_agent.collect.coap import CoapCollector
+from edge_agent.collect.coap_formats import TAKEN
 from edge_agent.config import Coap
+from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
 from tests.coap import (
+    ACCEPT,
     ACK,
     BLOCK1,
     BLOCK2,
@@ -23,23 +25,10 @@ from tests.coap import (
     SIZE1,
     Device,
     Sink,
-    free_port,
+    libcoap,
     message,
     serving,
 )
-
-LIBCOAP = next(filter(shutil.which, ("coap-client", "coap-client-openssl", "coap-client-notls")), "")
-
-
-async def libcoap(*arguments: str) -> str:
-    """What libcoap's command-line client prints."""
-    assert LIBCOAP, "install libcoap's client (Debian: libcoap3-bin)"
-    process = await asyncio.create_subprocess_exec(
-        LIBCOAP, "-B", "10", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    async with asyncio.timeout(20):
-        output, _ = await process.communicate()
-    return output.decode()
 
 
 def test_libcoap_posts_good_and_bad_payloads() -> None:
@@ -105,11 +94,15 @@ def test_it_listens_on_either_family(bind: str, to: str) -> None:
     asyncio.run(main())
 
 
+def collector(**settings: object) -> CoapCollector:
+    return CoapCollector(Coap.model_validate(settings), SystemClock(), 1000, (), lambda _key: False)
+
+
 def test_a_taken_port_is_a_sentence() -> None:
     async def main() -> None:
         async with serving(Sink().deliver) as port:
             with pytest.raises(ConfigError) as raised:
-                await CoapCollector(Coap(bind="127.0.0.1", port=port), SystemClock()).run(Sink().deliver)
+                await collector(bind="127.0.0.1", port=port).run(Sink().deliver)
             assert str(raised.value) == (
                 f"cannot listen for CoAP on 127.0.0.1:{port}: Address already in use. "
                 "Stop the program that has this port, or choose another coap.port."
@@ -121,7 +114,7 @@ def test_a_taken_port_is_a_sentence() -> None:
 def test_an_address_of_another_machine_is_a_sentence() -> None:
     async def main() -> None:
         with pytest.raises(ConfigError, match=r"Set coap.bind to an address of this machine"):
-            await CoapCollector(Coap(bind="192.0.2.1", port=free_port()), SystemClock()).run(Sink().deliver)
+            await collector(bind="192.0.2.1", port=free_port()).run(Sink().deliver)
 
     asyncio.run(main())
 
@@ -198,18 +191,84 @@ def test_a_datagram_of_more_than_an_ethernet_frame_is_taken_whole() -> None:
     asyncio.run(main())
 
 
-def test_the_links_come_in_blocks_when_asked() -> None:
+LINKS = (
+    '</telemetry>;rt="fieldline.telemetry";ct="{}";title="POST /telemetry/{{device}}, /telemetry/{{device}}/x",'
+    "</.well-known/core>;ct=40"
+).format(" ".join(map(str, TAKEN)))
+
+
+def test_the_links_come_whole_and_in_blocks() -> None:
+    """RFC 6690; what may be posted, and as what."""
+
     async def main() -> None:
-        async with serving(Sink().deliver) as port:
+        async with serving(Sink().deliver, topics=("devices/{device}", "telemetry/{device}/x")) as port:
+            url = f"coap://127.0.0.1:{port}/.well-known/core"
+            assert (await libcoap("-m", "get", url)).strip() == LINKS
+            assert (await libcoap("-m", "get", "-b", "16", url)).strip() == LINKS
             with Device(port) as device:
+                other = message(".well-known/core", b"", code=GET, mid=99, options=((ACCEPT, b"\x32"),))
+                assert (await device.ask(other)).code == "4.06"
                 text = ""
-                for number in range(10):
-                    block = (BLOCK2, (number << 4).to_bytes(1, "big"))
+                for number in range(20):
+                    block = (BLOCK2, (number << 4).to_bytes(2, "big"))
                     got = await device.ask(message(".well-known/core", b"", code=GET, mid=number, options=(block,)))
                     text += got.text
                     if not got.number(BLOCK2) & 8:
                         break
-                assert text == '</telemetry>;ct=50;title="POST /telemetry/{device}"'
+                assert text == LINKS
+
+    asyncio.run(main())
+
+
+def test_the_content_format_picks_the_decoder() -> None:
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver) as port:
+            url = f"coap://127.0.0.1:{port}/telemetry/m"
+            for number in ("50", "42"):
+                assert await libcoap("-m", "post", "-t", number, "-e", '{"power": 1}', url) == ""
+            assert await libcoap("-m", "post", "-e", '{"power": 1}', url) == ""
+            refused = await libcoap("-m", "post", "-t", "41", "-e", "<power/>", url)
+            assert refused.startswith("4.15 Content-Format 41 is not taken; send ")
+            assert "50 (json)" in refused
+        assert [chunk.formats for chunk in sink.chunks] == [{0: TAKEN[50]}, {}, {}]
+        assert list(sink.columns.value) == [1, 1, 1]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("number", "payload", "metric"),
+    [
+        (0, b"21.5", "value"),
+        (60, b"\xa1\x65power\xf9\x4d\x60", "power"),
+        (110, b'[{"n": "power", "v": 21.5}]', "power"),
+        (112, b"\x81\xa2\x00\x65power\x02\xf9\x4d\x60", "power"),
+    ],
+)
+def test_each_content_format_is_decoded(number: int, payload: bytes, metric: str, tmp_path: Path) -> None:
+    """On a path whose mapping says json."""
+    (tmp_path / "payload").write_bytes(payload)
+
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver) as port:
+            url = f"coap://127.0.0.1:{port}/telemetry/m"
+            assert await libcoap("-m", "post", "-t", str(number), "-f", str(tmp_path / "payload"), url) == ""
+        assert list(sink.columns.value) == [21.5]
+        assert [(series.device, series.metric) for series in sink.ids] == [("m", metric)]
+
+    asyncio.run(main())
+
+
+def test_a_path_of_a_mapping_may_be_longer() -> None:
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver, topics=("telemetry/{device}/+",)) as port:
+            with Device(port) as device:
+                assert (await device.ask(message("telemetry/m/power"))).code == "4.00"  # the sink has no such mapping
+                assert (await device.ask(message("telemetry/m/power/x", mid=2))).code == "4.04"
+        assert [chunk.topics for chunk in sink.chunks] == [["telemetry/m/power"]]
 
     asyncio.run(main())
 

@@ -15,7 +15,20 @@ from edge_agent.spool import open_spool
 from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
-from tests.coap import ACK, MAX_AGE, NON, Device, FakeClock, Sink, message, serving, until
+from tests.coap import (
+    ACK,
+    BLOCK1,
+    MAX_AGE,
+    NON,
+    READING,
+    REQUEST_TAG,
+    Device,
+    FakeClock,
+    Sink,
+    message,
+    serving,
+    until,
+)
 
 EMPTY_ACK_DELAY_S = 0.15
 
@@ -206,6 +219,74 @@ def test_a_message_repeated_to_a_restarted_agent_is_in_the_spool_once(tmp_path: 
     asyncio.run(main())
 
 
+def blocks(body: bytes, mid: int, token: bytes = b"t") -> list[bytes]:
+    """A body as a device sends it in blocks of 16 bytes, with message ids from `mid` on."""
+    pieces = [body[at : at + 16] for at in range(0, len(body), 16)]
+    last = len(pieces) - 1
+    return [
+        message(payload=piece, mid=mid + n, token=token, options=((BLOCK1, bytes([n << 4 | 8 * (n < last)])),))
+        for n, piece in enumerate(pieces)
+    ]
+
+
+def test_a_last_block_repeated_to_a_restarted_agent_is_in_the_spool_once(tmp_path: Path) -> None:
+    """Committed, the answer lost in a crash: only the last block comes again."""
+
+    async def main() -> None:
+        port = free_port()
+        first, again = blocks(READING, 1), blocks(READING, 20)
+        with Device(port) as device, Device(port) as other:
+            async with agent(tmp_path, port):
+                assert [(await device.ask(block)).code for block in first] == ["2.31", "2.31", "2.04"]
+            async with agent(tmp_path, port) as spool:
+                answer = await device.ask(first[-1])
+                assert (answer.code, answer.options[BLOCK1]) == ("2.04", b"\x20")
+                assert (await device.ask(first[-1])).data == answer.data
+                assert spool.status().last_seq == 1
+                # Not the block that was committed: another sender's, another message, one that is not the last.
+                assert (await other.ask(first[-1])).code == "4.08"
+                assert (await device.ask(again[-1])).code == "4.08"
+                assert (await other.ask(first[1])).code == "4.08"
+                # The same once more, on purpose: in the same words, but messages of their own.
+                assert [(await device.ask(block)).code for block in blocks(READING, 30)] == ["2.31", "2.31", "2.04"]
+                assert spool.status().last_seq == 2
+
+    asyncio.run(main())
+
+
+def test_a_whole_body_of_a_restarted_device_is_never_taken_for_a_repetition(tmp_path: Path) -> None:
+    """Both restarted: the device's message ids begin anew, and its bodies have the same last block."""
+
+    async def main() -> None:
+        port = free_port()
+        with Device(port) as device:
+            for body in (b'{"a_long_name": 1, "a": 1}', b'{"a_long_name": 2, "a": 1}'):
+                async with agent(tmp_path, port) as spool:
+                    assert [(await device.ask(block)).code for block in blocks(body, 1)] == ["2.31", "2.04"]
+                    last_seq = spool.status().last_seq
+            assert last_seq == 4
+
+    asyncio.run(main())
+
+
+def test_uploads_at_the_same_time_are_told_apart_by_their_request_tag() -> None:
+    """RFC 9175 3."""
+
+    async def main() -> None:
+        sink = Sink()
+        async with serving(sink.deliver) as port:
+            with Device(port) as device:
+                for number, mids in ((b"\x08", (1, 2)), (b"\x10", (3, 4))):
+                    for tag, mid in zip((b"a", b"b"), mids, strict=True):
+                        options = ((BLOCK1, number), (REQUEST_TAG, tag))
+                        await device.ask(
+                            message(payload=(tag * 16)[: 16 if number == b"\x08" else 1], mid=mid, options=options)
+                        )
+        assert [chunk.payloads for chunk in sink.chunks] == [[b"a" * 17], [b"b" * 17]]
+
+    asyncio.run(main())
+
+
 @asynccontextmanager
 async def agent(folder: Path, port: int) -> AsyncIterator[OpenSpool]:
     """Collector, decode stage, group commit and spool, as the agent wires them."""
@@ -216,7 +297,7 @@ async def agent(folder: Path, port: int) -> AsyncIterator[OpenSpool]:
         commit = GroupCommit(spool, decoder, Collect(), SystemClock(), thread)
         committing = asyncio.create_task(commit.run())
         try:
-            async with serving(commit.deliver, port=port):
+            async with serving(commit.deliver, port=port, knows=spool.knows):
                 yield spool
         finally:
             committing.cancel()

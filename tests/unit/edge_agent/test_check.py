@@ -72,6 +72,16 @@ def test_a_coap_mapping_is_reached_only_with_coap(tmp_path: Path) -> None:
     assert "no message comes to" in findings(tmp_path, f"mqtt = {{}}\n{mapping}")[0]
 
 
+def test_what_a_coap_resource_says_needs_a_mapping(tmp_path: Path) -> None:
+    def coap(topic: str) -> str:
+        return f"coap = {{listen = false, resources = [{{uri = 'coap://h/t', topic = '{topic}'}}]}}"
+
+    assert findings(tmp_path, coap("telemetry/boiler")) == []
+    assert findings(tmp_path, f"{coap('plant/boiler')}\nmappings = [{{topic = 'plant/{{device}}'}}]") == []
+    [finding] = findings(tmp_path, coap("plant/boiler"))
+    assert "no mapping matches 'plant/boiler', so what coap://h/t says becomes dead letters" in finding
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     [mqtt, uplink] = findings(tmp_path, "mqtt.password_file = 'nope'\nuplink.tls.ca_file = 'nope.pem'")
     assert mqtt.startswith("mqtt: cannot read password_file")

@@ -47,6 +47,10 @@ def struct(field: str) -> str:
             "coap.bind = 'localhost'",
             "coap.bind must be an IP address, such as 0.0.0.0 or ::, got 'localhost'",
         ),
+        ("coap.resources = [{uri = 'http://a/b', topic = 'a'}]", "be a CoAP URI, such as coap://192.0.2.7/temperature"),
+        ("coap.resources = [{uri = 'coap://a:70000/b', topic = 'a'}]", "coap.resources.0.uri must be a CoAP URI"),
+        ("coap.resources = [{uri = 'coap://a/b', topic = 'a/+'}]", "topic must be a topic without wildcards"),
+        ("coap.resources = [{uri = 'coap://a/b'}]", "coap.resources.0.topic is missing"),
         ("mqtt.topics = ['a/#/b']", "must be an MQTT topic filter, such as devices/+/telemetry, got 'a/#/b'"),
         ("mqtt.topics = ['a+']", "must be an MQTT topic filter, such as devices/+/telemetry, got 'a+'"),
         (
@@ -133,7 +137,8 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_config_that_collects_nothing_is_refused(tmp_path: Path) -> None:
-    assert "add a section [mqtt] or [coap]" in complaint(tmp_path, "gateway = 'g'\n")
+    for text in ("", "coap.listen = false\n"):
+        assert "add a section [mqtt] or [coap]" in complaint(tmp_path, f"gateway = 'g'\n{text}")
 
 
 def test_a_password_is_not_repeated(tmp_path: Path) -> None:
@@ -199,11 +204,10 @@ def compare(shown: dict[str, object], model: type[BaseModel], where: str) -> Non
             continue
         assert key in shown, f"{where}{key} is not in docs/gateway.toml"
         value = shown[key]
-        if key == "mappings":
+        if key in ("mappings", "resources"):
             assert isinstance(value, list)
-            compare(
-                {name: value for mapping in reversed(value) for name, value in mapping.items()}, Mapping, "mappings."
-            )
+            merged = {name: value for table in reversed(value) for name, value in table.items()}
+            compare(merged, model_types(field.annotation)[0], f"{where}{key}.")
         elif isinstance(value, dict) and (inner := model_types(field.annotation)):
             compare(value, inner[0], f"{where}{key}.")
         else:

@@ -113,6 +113,20 @@ def test_a_format_with_a_defect_costs_one_message(
     assert len(caplog.records) == 1
 
 
+def test_a_message_that_says_what_it_is_is_decoded_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its mapping's format if that is one of those it may be in, else by the first of them."""
+
+    def other(_payload: bytes, _at: int, _into: Readings) -> str:
+        return "other"
+
+    monkeypatch.setitem(FORMATS, "other", lambda _series, _mapping: other)
+    messages = chunk(*[(TOPIC, b'{"p": 1}')] * 4)
+    messages.formats = {1: ("other",), 2: ("other", "json"), 3: ("json",)}
+    columns = Columns()
+    assert decoder().decode(messages, columns) == {1: "other"}
+    assert len(columns) == 4
+
+
 json_like = st.one_of(
     st.binary(max_size=60),
     st.sampled_from([b"", b"{}", b'{"a":1}', b'{"a":"x","b":null}', b'{"a":1,"a":2}', b'{"ts":1,"a":1}']),
