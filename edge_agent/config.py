@@ -87,6 +87,14 @@ class Mapping(Section):
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
 
 
+class Sparkplug(Section):
+    """Sparkplug B: how its edge nodes and their devices are called, and whether they are asked for rebirths."""
+
+    device: Literal["group/node/device", "node/device"] = "group/node/device"
+    request_rebirth: bool = True
+    rebirth_interval_s: Seconds = 30.0  # per edge node
+
+
 class Collect(Section):
     """Limits that hold for every protocol."""
 
@@ -138,6 +146,7 @@ class GatewayConfig(Section):
     mqtt: Mqtt | None = None
     coap: Coap | None = None
     mappings: tuple[Mapping, ...] = (Mapping(),)
+    sparkplug: Sparkplug | None = None
     collect: Collect = Collect()
     spool: Spool = Spool()
     uplink: Uplink = Uplink()

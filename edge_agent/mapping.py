@@ -39,7 +39,7 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
 
     def __missing__(self, metrics: tuple[str, ...]) -> tuple[int, ...]:
         for metric in metrics:
-            if metric not in self._ids and (fault := _fault(metric)):
+            if metric not in self._ids and (fault := name_fault(metric)):
                 raise FieldlineError(f"the metric's name {metric[:60]!r} {fault}")
         ids = tuple(map(self._id, metrics))
         if len(metrics) <= SHAPE_METRICS_MAX:
@@ -57,19 +57,30 @@ class DeviceSeries(dict[tuple[str, ...], tuple[int, ...]]):
 
 
 class Routes(dict[str, Decode]):
-    """Topic -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
+    """Topic -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes.
 
-    def __init__(self, mappings: Iterable[config.Mapping], series_id: SeriesId) -> None:
+    special: gives the decoder of a topic that is not for the mappings, and remembers it as it likes.
+    """
+
+    def __init__(
+        self,
+        mappings: Iterable[config.Mapping],
+        series_id: SeriesId,
+        special: Callable[[str], Decode | None] = lambda _: None,
+    ) -> None:
         super().__init__()
+        self._special = special
         self._patterns = [(pattern(m.topic), m) for m in (*mappings, COAP_MAPPING)]
         self._series_id = series_id
 
     def __missing__(self, topic: str) -> Decode:
+        if (special := self._special(topic)) is not None:
+            return special
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
                 device = segments[parts.index("{device}")]
-                if fault := _fault(device):
+                if fault := name_fault(device):
                     raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
                 decode = FORMATS[mapping.format](DeviceSeries(device, mapping.units, self._series_id), mapping)
                 if len(self) >= TOPICS_MAX:
@@ -91,7 +102,7 @@ def matches(parts: list[str], segments: list[str]) -> bool:
     )
 
 
-def _fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
     """What keeps a string from being a name."""
     if not name:
         return "is empty"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
-from edge_agent.collect import Collector
+from edge_agent.collect import Collector, Publisher
 from edge_agent.commit import GroupCommit
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
@@ -73,8 +73,12 @@ async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
 async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
-    commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
+    decoder = Decoder(config, spool.series_id, spool.births())
+    commit = GroupCommit(spool, decoder, config.collect, clock, thread)
     collectors = make_collectors(config, clock)
+    for collector in collectors.values():
+        if isinstance(collector, Publisher):
+            commit.publish = collector.publish
     health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble)
     uplink = Uplink(
         source=spool,

@@ -5,7 +5,7 @@ A collector receives messages, groups those that arrived together into a Chunk, 
 While `deliver` does not return, it takes nothing more from its sender.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from telemetry.delivery import Deliver
 
@@ -24,4 +24,13 @@ class Collector(Protocol):
     @property
     def connected(self) -> bool:
         """Whether senders can reach it now."""
+        ...
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """A collector that can also tell something to where its messages come from."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish now or never: while nothing is connected, nothing is published."""
         ...

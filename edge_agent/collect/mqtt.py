@@ -78,6 +78,7 @@ class MqttCollector:
         self._packet_bytes_max = packet_bytes_max
         self._keep_bytes = keep_bytes
         self._arrivals: Arrivals | None = None
+        self._open: Connection | None = None
         self._trouble = "not connected yet"
 
     def state(self) -> str:
@@ -91,6 +92,14 @@ class MqttCollector:
     def connected(self) -> bool:
         """Whether the device broker has our subscription."""
         return self._arrivals is not None and not self._trouble
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """With QoS 0, not retained; see Publisher."""
+        try:
+            if self._open is not None:
+                self._open.post(topic, payload)
+        except ProtocolError as error:
+            log.warning("%s", error)
 
     async def run(self, deliver: Deliver) -> None:
         """Collect until cancelled; then say DISCONNECT, which keeps the session at the broker."""
@@ -113,7 +122,7 @@ class MqttCollector:
             connection = await self._opened(options, arrivals)
         except (ConnectError, ProtocolError) as error:
             return str(error)
-        self._arrivals = arrivals
+        self._arrivals, self._open = arrivals, connection
         opened_s = self._clock.monotonic_s()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -121,6 +130,7 @@ class MqttCollector:
                 reason = await self._subscribed(connection)
                 hand_over.cancel()
         finally:
+            self._open = None
             arrivals.acknowledge()
             await connection.close()
         if self._clock.monotonic_s() - opened_s > STABLE_S:
