@@ -12,6 +12,7 @@ from broker_bridge.config import Broker
 from edge_agent.config import GatewayConfig, load
 from edge_agent.decode import Decoder
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
+from edge_agent.sparkplug.room import NAMESPACE
 from telemetry.clock import SystemClock
 from telemetry.columns import TIME_FROM_GATEWAY, Columns, Series
 from telemetry.delivery import Chunk
@@ -32,8 +33,13 @@ def _topics(config: GatewayConfig) -> list[str]:
     """Subscriptions whose messages no mapping takes."""
     patterns = [pattern(mapping.topic) for mapping in (*config.mappings, COAP_MAPPING)]
     findings = []
-    for topic in config.mqtt.topics if config.mqtt else ():
+    topics = config.mqtt.topics if config.mqtt else ()
+    if config.sparkplug and not any(_segments(topic)[0] in (NAMESPACE, "+", "#") for topic in topics):
+        findings.append("sparkplug: no message comes to it. Add 'spBv1.0/#' to mqtt.topics or remove the section.")
+    for topic in topics:
         segments = _segments(topic)
+        if config.sparkplug is not None and segments[0] == NAMESPACE:
+            continue
         if any(_covers(parts, segments) for parts in patterns):
             continue
         some = any(_meets(parts, segments) for parts in patterns)
