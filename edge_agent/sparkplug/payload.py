@@ -1,6 +1,6 @@
 """A Sparkplug B payload: what its fields mean (Sparkplug 3.0, chapter 6), and the one command that we write.
 
-  Payload      1 timestamp, 2 metrics, 3 seq
+  Payload      1 timestamp, 2 metrics, 3 seq, 5 body
   Metric       1 name, 2 alias, 3 timestamp, 4 datatype, 6 is_transient, 7 is_null, 9 properties, 10-18 the value
   PropertySet  1 keys, 2 values, in pairs        PropertyValue  3-8 the value
 Everything else is passed over; so is is_historical (5), for a reading stands at its own time anyway.
@@ -8,11 +8,11 @@ Everything else is passed over; so is is_historical (5), for a reading stands at
 Times are ms since 1970 UTC. Nothing is checked but what it takes to read on: WireError says why that is impossible.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
 
-from edge_agent.sparkplug.protobuf import BYTES, FIXED32, FIXED64, VARINT, WireError, field, fields
+from edge_agent.sparkplug.protobuf import BYTES, FIXED32, FIXED64, VARINT, WireError, fields, written
 from telemetry.columns import VALUE_BAD, VALUE_STALE
 
 REBIRTH = "Node Control/Rebirth"
@@ -29,7 +29,7 @@ VALUES = frozenset((INT, LONG, FLOAT, DOUBLE, BOOL, STRING, BYTES_VALUE, DATASET
 float32 = Struct("<f").unpack
 float64 = Struct("<d").unpack
 
-_TIMESTAMP, _METRICS, _SEQ = 1 << 3 | VARINT, 2 << 3 | BYTES, 3 << 3 | VARINT
+_TIMESTAMP, _METRICS, _SEQ, _BODY = 1 << 3 | VARINT, 2 << 3 | BYTES, 3 << 3 | VARINT, 5 << 3 | BYTES
 _NAME, _PROPERTIES = 1 << 3 | BYTES, 9 << 3 | BYTES
 _INTEGERS = {
     2 << 3 | VARINT: "alias",
@@ -60,16 +60,17 @@ class Metric:
 
 @dataclass(slots=True)
 class Payload:
-    """One message's payload."""
+    """One message's payload. has_body: bytes of whatever meaning, compressed metrics perhaps."""
 
-    timestamp: int | None
-    seq: int | None
-    metrics: list[Metric]
+    timestamp: int | None = None
+    seq: int | None = None
+    metrics: list[Metric] = field(default_factory=list)
+    has_body: bool = False
 
 
 def parse(raw: bytes) -> Payload:
     """Raises WireError."""
-    payload = Payload(None, None, [])
+    payload = Payload()
     metrics = payload.metrics
     for tag, value in fields(raw):
         if tag == _METRICS:
@@ -78,6 +79,8 @@ def parse(raw: bytes) -> Payload:
             payload.timestamp = value
         elif tag == _SEQ:
             payload.seq = value
+        elif tag == _BODY:
+            payload.has_body = True
     return payload
 
 
@@ -128,5 +131,5 @@ def text(value: bytes) -> str:
 
 def rebirth_request(now_ms: int) -> bytes:
     """The payload of an NCMD that asks an edge node for all its birth certificates."""
-    metric = field(1, REBIRTH.encode()) + field(3, now_ms) + field(4, BOOLEAN) + field(14, 1)
-    return field(1, now_ms) + field(2, metric)
+    metric = written(1, REBIRTH.encode()) + written(3, now_ms) + written(4, BOOLEAN) + written(14, 1)
+    return written(1, now_ms) + written(2, metric)

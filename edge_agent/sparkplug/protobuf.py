@@ -76,7 +76,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise WireError("a varint has more than ten bytes")
 
 
-def field(number: int, value: int | bytes) -> bytes:
+def written(number: int, value: int | bytes) -> bytes:
     """A field to write: an integer as VARINT, bytes as BYTES."""
     if isinstance(value, int):
         return varint(number << 3 | VARINT) + varint(value)

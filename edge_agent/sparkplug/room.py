@@ -27,7 +27,8 @@ from edge_agent.mapping import TOPICS_MAX, name_fault
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.payload import Payload, parse, rebirth_request
 from edge_agent.sparkplug.protobuf import WireError
-from edge_agent.sparkplug.session import EdgeNode, SeriesId
+from edge_agent.sparkplug.readings import SeriesId
+from edge_agent.sparkplug.session import EdgeNode
 from telemetry.errors import FieldlineError
 
 log = logging.getLogger(__name__)

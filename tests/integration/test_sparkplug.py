@@ -55,7 +55,7 @@ class EdgeNode:
         self.client.loop_start()
 
     def metric(self, payload: Payload, name: str, value: float, *, named: bool = False) -> None:
-        """Add a metric with its value, a second later than the one before; by its alias, and in births with its name."""
+        """Add a metric with its value, a second later than the one before. It is named in births only."""
         self.at_ms += 1000
         device, alias, datatype = METRICS[name]
         tahu.addMetric(payload, name if named else None, alias, datatype, value, self.at_ms)

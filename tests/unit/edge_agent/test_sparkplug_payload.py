@@ -11,7 +11,7 @@ from tahutils.tahu import sparkplug_b as tahu
 from tahutils.tahu.sparkplug_b_pb2 import Payload
 
 from edge_agent.sparkplug.payload import REBIRTH, parse, rebirth_request
-from edge_agent.sparkplug.protobuf import WireError, field, fields
+from edge_agent.sparkplug.protobuf import WireError, fields, written
 from edge_agent.sparkplug.values import CELLS_MAX, NoReadingError, Value, cells, value_of
 from telemetry.columns import VALUE_BAD, VALUE_STALE
 from tests.records import NEW_YEAR_MS
@@ -25,7 +25,7 @@ INTEGERS = {
 }
 
 
-def written(datatype: int, value: object) -> Value:
+def through(datatype: int, value: object) -> Value:
     """A value on its way through Tahu's encoder and our reader."""
     made = Payload()
     tahu.addMetric(made, "m", None, datatype, value)
@@ -36,7 +36,7 @@ def written(datatype: int, value: object) -> Value:
 
 @given(st.sampled_from(sorted(INTEGERS)).flatmap(lambda t: st.tuples(st.just(t), st.integers(*INTEGERS[t]))))
 def test_integers_of_all_widths(case: tuple[int, int]) -> None:
-    assert written(*case) == case[1]
+    assert through(*case) == case[1]
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def test_twos_complement_as_encoders_write_it(datatype: int, field: str, sent: i
 
 @given(st.floats(allow_infinity=False))
 def test_doubles(value: float) -> None:
-    got = written(TYPES.Double, value)
+    got = through(TYPES.Double, value)
     assert got is None if math.isnan(value) else got == value
 
 
 @given(st.floats(width=32, allow_infinity=False, allow_nan=False))
 def test_floats_are_what_32_bits_hold(value: float) -> None:
-    assert written(TYPES.Float, value) == value
+    assert through(TYPES.Float, value) == value
 
 
 @given(st.text(), st.sampled_from([TYPES.String, TYPES.Text, TYPES.UUID]))
 def test_texts(value: str, datatype: int) -> None:
-    assert written(datatype, value) == value
+    assert through(datatype, value) == value
 
 
 def test_booleans() -> None:
-    assert [written(TYPES.Boolean, value) for value in (True, False)] == [1.0, 0.0]
+    assert [through(TYPES.Boolean, value) for value in (True, False)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,6 @@ def test_a_payload_with_changed_bytes_is_read_or_refused_as_tahus_classes_do(dat
 def test_a_deep_and_a_long_payload_are_read_at_once() -> None:
     deep = b""
     for _ in range(2000):
-        deep = field(2, deep)
+        deep = written(2, deep)
     parse(deep)
     assert len(parse(b"\x12\0" * 100_000).metrics) == 100_000

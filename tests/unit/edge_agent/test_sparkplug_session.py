@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tahutils.tahu.sparkplug_b_pb2 import Payload
 
 from edge_agent.config import Sparkplug
 from edge_agent.readings import Readings
@@ -145,6 +146,13 @@ def test_what_is_no_reading_is_kept_beside_the_readings_of_the_rest() -> None:
     assert host.reason == "metric 'Tank/Level' is Double, and its value is not"
 
 
+def test_a_body_is_kept() -> None:
+    host = Host().born()
+    compressed = Payload(seq=2, uuid="SPBV1.0_COMPRESSED", body=b"x").SerializeToString()
+    assert host.tell("NDATA", raw=compressed) == []
+    assert host.reason == "the payload has a body, which is no reading"
+
+
 def test_a_data_set_is_a_reading_for_each_cell() -> None:
     rows = [{"elements": [{"int_value": 3}, {"string_value": "a"}]}, {"elements": [{"int_value": 4}, {}]}]
     table = {"num_of_columns": 2, "columns": ["n", "who"], "types": [3, 12], "rows": rows}
@@ -159,7 +167,7 @@ def test_a_data_set_is_a_reading_for_each_cell() -> None:
 
 def test_a_death_ends_the_session_and_all_devices() -> None:
     host = Host().born()
-    assert host.tell("NDEATH", bd_seq(4), at_ms=5) == [("g/n/d", *OFF), ("g/n", *OFF)]
+    assert host.tell("NDEATH", bd_seq(4), at_ms=NEW_YEAR_MS - 9) == [("g/n/d", *OFF), ("g/n", *OFF)]
     assert host.readings.measured_at == [host.now_ms] * 2
     assert host.births == {}
     assert host.tell("NDATA", {"alias": 1, "double_value": 1.0}, seq=2) == []
