@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,28 @@ def test_the_decode_stage_keeps_a_message_beside_its_readings() -> None:
     todo = decoder.take()
     assert todo is not None
     assert list(todo.births) == topics[:1]
+
+
+def test_the_example_in_the_docs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+    section = page.split("\n## sparkplug\n")[1].split("\n## ")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    start = next(at for at, line in enumerate(lines) if line.startswith("spBv1.0/"))
+    ids = Ids()
+    written = config(**tomllib.loads("\n".join(lines[:start])))
+    assert written.sparkplug == Sparkplug()
+    decoder = Decoder(written, ids.__getitem__, {})
+    got: list[str] = []
+    for message in re.split(r"\n(?=spBv1\.0/)", "\n".join(lines[start:])):
+        topic, *rest = message.splitlines()
+        digits = "".join(line for line in rest if not line.startswith(" "))
+        columns = Columns()
+        assert not decoder.decode(Chunk(NEW_YEAR_MS, [topic], [bytes.fromhex(digits)], [0]), columns)
+        of = [list(ids)[id_] for id_ in columns.series]
+        shown = [f"    {s.device}  {s.metric}  {v:g} {s.unit}".rstrip() for s, v in zip(of, columns.value, strict=True)]
+        assert shown == [line for line in rest if line.startswith(" ")]
+        got += shown
+    assert len(got) == 6
 
 
 def test_a_birth_too_large_to_be_decoded_ends_the_one_before() -> None:
