@@ -17,8 +17,8 @@ Limits: NODES_MAX edge nodes; BIRTHS_BYTES_MAX of births.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from edge_agent.config import Sparkplug as SparkplugConfig
@@ -132,10 +132,8 @@ class Room:
             if kind in _BIRTHS and (fault := self._no_room(member.birth_topic(device), len(payload))):
                 self._miss(member, kind, device)
                 return fault
-            before = session.births
-            reason = _ACTS[kind](session, device, parsed, received_at_ms, into)
-            for gone in before - session.births:
-                self._forget(member.birth_topic(gone))
+            with self._forgetting(member, device):
+                reason = _ACTS[kind](session, device, parsed, received_at_ms, into)
             if kind in _BIRTHS:
                 self._remember(member.birth_topic(device), payload)
         if session.wants_rebirth:
@@ -146,16 +144,23 @@ class Room:
         """A message came, and nobody could read it."""
         with suppress(FieldlineError):
             kind, group, node, device = _parts(topic)
-            if kind in _ACTS and (member := self._members.get((group, node))):
+            if is_sparkplug(topic) and (member := self._members.get((group, node))):
                 self._miss(member, kind, device)
 
     def _miss(self, member: _Member, kind: str, device: str) -> None:
         """A birth that cannot be read has taken its place from the one before."""
         if kind in _BIRTHS:
-            before = member.session.births
-            member.session.forget(device)
-            for gone in before - member.session.births:
-                self._forget(member.birth_topic(gone))
+            with self._forgetting(member, device):
+                member.session.forget(device)
+
+    @contextmanager
+    def _forgetting(self, member: _Member, device: str) -> Iterator[None]:
+        """Whatever births end meanwhile: the device's, or those of the node and all its devices."""
+        before = {device} if device else member.session.births
+        yield
+        for id_ in before:
+            if not member.session.is_born(id_):
+                self._forget(member.birth_topic(id_))
 
     def _name(self, group: str, node: str) -> str:
         return f"{group}/{node}" if self._config.device == "group/node/device" else node

@@ -51,6 +51,11 @@ class EdgeNode:
         born = {id_ for id_, origin in self._devices.items() if origin.is_born}
         return born | {""} if self._node.is_born else born
 
+    def is_born(self, device: str) -> bool:
+        """Whether a birth holds, of a device or of the node itself."""
+        origin = self._devices.get(device) if device else self._node
+        return origin is not None and origin.is_born
+
     def restore(self, device: str, payload: Payload) -> None:
         """A birth from before a restart of the agent."""
         self._origin(device).learn(payload)
