@@ -1,7 +1,8 @@
 """The decode stage by format: readings per cpu-second, from messages as the collector hands them over to columns.
 
 A format joins by an entry in MESSAGES: for each kind of message that its devices send, a function that makes the
-one with a number. DEVICES devices send them in turn, CHUNK messages at a time.
+one with a number. DEVICES devices send them in turn, CHUNK messages at a time. Sparkplug's messages need a session
+before them, and have a figure of their own.
 """
 
 import time
@@ -9,14 +10,16 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
-from struct import Struct
+from struct import Struct, pack
 
 import msgspec
 
 from bench.figure import Figure
-from edge_agent.config import Coap, GatewayConfig, Mapping
+from edge_agent.config import Coap, GatewayConfig, Mapping, Sparkplug
 from edge_agent.decode import Decoder
 from edge_agent.formats import FORMATS
+from edge_agent.sparkplug.payload import DOUBLE
+from edge_agent.sparkplug.protobuf import written
 from telemetry.columns import Columns, Series
 from telemetry.delivery import Chunk
 
@@ -173,7 +176,8 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
 def run(_directory: Path) -> list[Figure]:
     missing = sorted(set(FORMATS) - set(MESSAGES))
     assert not missing, f"bench/formats.py has no messages of {', '.join(missing)}"
-    return [_figure(format_, kind, make) for format_, kinds in MESSAGES.items() for kind, make in kinds.items()]
+    figures = [_figure(format_, kind, make) for format_, kinds in MESSAGES.items() for kind, make in kinds.items()]
+    return [*figures, _sparkplug()]
 
 
 def _figure(format_: str, kind: str, make: Callable[[int], bytes]) -> Figure:
@@ -189,8 +193,38 @@ def _figure(format_: str, kind: str, make: Callable[[int], bytes]) -> Figure:
     return Figure(f"decode {format_}, {kind}: readings per cpu-second", median(rates), "/s")
 
 
-def _chunk(payloads: list[bytes], first: int) -> Chunk:
-    topics = [f"devices/dev-{(first + number) % DEVICES:04d}/telemetry" for number in range(len(payloads))]
+def _sparkplug() -> Figure:
+    """Three doubles by alias, each with its time. An edge node's messages of all rounds are one session."""
+    ids: dict[Series, int] = {}
+    config = GatewayConfig(gateway="g", coap=Coap(), sparkplug=Sparkplug())
+    decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)), {})
+    births = [_payload(0, number, [b"temperature", b"humidity", b"pressure"]) for number in range(DEVICES)]
+    assert not decoder.decode(_chunk(births, 0, "spBv1.0/plant/NBIRTH/node-{:04d}"), Columns())
+    messages = [_payload(1 + number // DEVICES, number) for number in range(256 * DEVICES)]
+    chunks = [
+        _chunk(messages[first : first + CHUNK], first, "spBv1.0/plant/NDATA/node-{:04d}")
+        for first in range(0, len(messages), CHUNK)
+    ]
+    rates = [_rate(decoder, chunks) for _ in range(ROUNDS)]
+    todo = decoder.take()
+    assert todo is not None
+    assert not todo.commands, "nothing was missing"
+    return Figure("decode sparkplug, three doubles by alias: readings per cpu-second", median(rates), "/s")
+
+
+def _payload(seq: int, number: int, names: Sequence[bytes] = (b"", b"", b"")) -> bytes:
+    """A birth if the metrics have names, else their values by alias."""
+    at = written(1, START_MS + number)
+    metrics = b""
+    for alias, name in enumerate(names):
+        metric = written(1, name) + written(4, 10) if name else b""
+        metric += written(2, alias) + written(3, START_MS + number) + bytes([DOUBLE]) + pack("<d", number % 1000 / 100)
+        metrics += written(2, metric)
+    return at + metrics + written(3, seq % 256)
+
+
+def _chunk(payloads: list[bytes], first: int, topic: str = "devices/dev-{:04d}/telemetry") -> Chunk:
+    topics = [topic.format((first + number) % DEVICES) for number in range(len(payloads))]
     return Chunk(START_MS, topics, payloads, [0] * len(payloads))
 
 

@@ -11,6 +11,7 @@ from broker_bridge.config import Broker
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import PLACES, GatewayConfig, load
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
+from edge_agent.sparkplug.room import NAMESPACE
 from telemetry.errors import ConfigError
 
 
@@ -28,8 +29,13 @@ def _topics(config: GatewayConfig) -> list[str]:
     """Subscriptions whose messages no mapping takes."""
     patterns = [pattern(mapping.topic) for mapping in (*config.mappings, COAP_MAPPING)]
     findings = []
-    for topic in config.mqtt.topics if config.mqtt else ():
+    topics = config.mqtt.topics if config.mqtt else ()
+    if config.sparkplug and not any(_segments(topic)[0] in (NAMESPACE, "+", "#") for topic in topics):
+        findings.append("sparkplug: no message comes to it. Add 'spBv1.0/#' to mqtt.topics or remove the section.")
+    for topic in topics:
         segments = _segments(topic)
+        if config.sparkplug is not None and segments[0] == NAMESPACE:
+            continue
         if any(_covers(parts, segments) for parts in patterns):
             continue
         some = any(_meets(parts, segments) for parts in patterns)

@@ -3,8 +3,9 @@
 Collectors call `deliver`, which decodes at once into the open group's columns. `run` commits one group
 after another in the spool's thread; while one commit waits for the disk the next group grows, so the slower
 the disk, the larger the groups. Only after the commit are the group's deliveries settled, in order of
-arrival (invariant 1). A group that cannot be committed now (spool full, disk error) is kept and tried again;
-meanwhile `deliver` takes nothing and blocks, and the collectors push back to their senders.
+arrival (invariant 1), and what decoding it led to is published. A group that cannot be committed now (spool full,
+disk error) is kept and tried again; meanwhile `deliver` takes nothing and blocks, and the collectors push back to
+their senders.
 
 Limits: the open group takes no more deliveries at commit_records_max records or GROUP_BYTES_MAX of payloads, or
 a quarter of spool.bytes_max if that is less: the config sees to it that one delivery more still fits.
@@ -38,6 +39,8 @@ class Group:
     keys: list[int] = field(default_factory=list)
     known: set[int] = field(default_factory=set)
     settles: list[tuple[Callable[[Outcome], None], Outcome]] = field(default_factory=list)
+    births: dict[str, bytes | None] = field(default_factory=dict)
+    commands: list[tuple[str, bytes]] = field(default_factory=list)
     payload_bytes: int = 0
 
 
@@ -71,6 +74,7 @@ class GroupCommit:
         self._room = asyncio.Event()
         self._room.set()
         self.on_commit: Callable[[], None] = lambda: None
+        self.publish: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.counts = Counts()
         self.trouble = ""
 
@@ -81,6 +85,9 @@ class GroupCommit:
         messages, group = delivery.payload, self._open
         repeated = {i for i in messages.redelivered if self._is_repeated(messages.keys[i])}
         refused = self._decoder.decode(messages, group.columns, repeated)
+        if todo := self._decoder.take():
+            group.births |= todo.births
+            group.commands += todo.commands
         group.keys += filter(None, messages.keys)  # 0: a message that is never sent again (QoS 0)
         group.known.update(messages.keys)
         group.settles.append((delivery.settle, Outcome(refused) if refused else DURABLE))
@@ -114,6 +121,8 @@ class GroupCommit:
             self._committing = Group()
             for settle, outcome in group.settles:
                 settle(outcome)
+            for topic, payload in group.commands:
+                self.publish(topic, payload)
             self.on_commit()
 
     async def _commit(self, group: Group) -> None:
@@ -121,7 +130,7 @@ class GroupCommit:
         while True:
             try:
                 await loop.run_in_executor(
-                    self._thread, self._spool.append, group.columns, group.keys, self._clock.now_ms()
+                    self._thread, self._spool.append, group.columns, group.keys, self._clock.now_ms(), group.births
                 )
             except (FieldlineError, OSError) as error:
                 self._say(str(error) if isinstance(error, FieldlineError) else f"cannot write the spool: {error}")

@@ -297,6 +297,14 @@ class Mapping(Section):
         return self
 
 
+class Sparkplug(Section):
+    """Sparkplug B: how its edge nodes and their devices are called, and whether they are asked for rebirths."""
+
+    device: Literal["group/node/device", "node/device"] = "group/node/device"
+    request_rebirth: bool = True
+    rebirth_interval_s: Seconds = 30.0  # per edge node
+
+
 class Collect(Section):
     """Limits that hold for every protocol."""
 
@@ -348,6 +356,7 @@ class GatewayConfig(Section):
     mqtt: Mqtt | None = None
     coap: Coap | None = None
     mappings: tuple[Mapping, ...] = (Mapping(),)
+    sparkplug: Sparkplug | None = None
     collect: Collect = Collect()
     spool: Spool = Spool()
     uplink: Uplink = Uplink()

@@ -2,19 +2,22 @@
 
 Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it as a
 repetition or its mapping says to ignore it. Nothing raises: a message that cannot be decoded must not stop those
-behind it.
+behind it. Sparkplug's messages have a memory and therefore a room of their own, with another contract:
+edge_agent.sparkplug.
 
 Limits: a payload above payload_bytes_max is not decoded; a dead letter keeps the first dead_letter_bytes_max
 bytes of its payload.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from edge_agent.config import GatewayConfig
+from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
 from edge_agent.readings import Readings
+from edge_agent.sparkplug.room import Room, Todo, is_sparkplug
 from telemetry.columns import CUT_NOTE, Columns, DeadLetter, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
@@ -23,11 +26,19 @@ log = logging.getLogger(__name__)
 
 
 class Decoder:
-    """`series_id` gives the id of a series, always the same one; it raises FieldlineError at series_max."""
+    """`series_id` gives the id of a series, always the same one; it raises FieldlineError at series_max.
 
-    def __init__(self, config: GatewayConfig, series_id: Callable[[Series], int]) -> None:
+    births: what a decoder before this one left to remember of Sparkplug's sessions (edge_agent.sparkplug). Without it
+    Sparkplug's messages are refused: what one of them says depends on those before it.
+    """
+
+    def __init__(
+        self, config: GatewayConfig, series_id: Callable[[Series], int], births: Mapping[str, bytes] | None = None
+    ) -> None:
         self._limits = config.collect
-        self._routes = Routes(config.mappings, series_id)
+        self._has_sparkplug = config.sparkplug is not None
+        self._sparkplug = Room(config.sparkplug, series_id, births) if config.sparkplug and births is not None else None
+        self._routes = Routes(config.mappings, series_id, self._special)
         self._has_failed = False
 
     def decode(self, chunk: Chunk, into: Columns, skip: AbstractSet[int] = frozenset()) -> dict[int, str]:
@@ -47,6 +58,8 @@ class Decoder:
                     routes.ignored.count += 1
                     continue
                 reason: str | None = self._too_large(oversized.get(index, len(payload)))
+                if self._sparkplug is not None:
+                    self._sparkplug.missed(topic)
             else:
                 start = len(readings.value)
                 try:
@@ -69,6 +82,17 @@ class Decoder:
     def ignored(self) -> int:
         """How many messages a mapping said to ignore."""
         return self._routes.ignored.count
+
+    def take(self) -> Todo | None:
+        """What the messages since the last call have led to, beside records."""
+        return None if self._sparkplug is None else self._sparkplug.take()
+
+    def _special(self, topic: str) -> Decode | None:
+        if self._sparkplug is not None:
+            return self._sparkplug.decoder(topic)
+        if self._has_sparkplug and is_sparkplug(topic):
+            raise FieldlineError("a Sparkplug message cannot be read alone: it needs the birth certificates before it")
+        return None
 
     @classmethod
     def alone(cls, config: GatewayConfig) -> Callable[[Chunk], tuple[Columns, list[Series]]]:

@@ -85,7 +85,7 @@ class DeviceSeries(dict[tuple[Metric, ...], tuple[int, ...]]):
             return
         if name not in self._rename and name in self._rename.values():
             raise FieldlineError(f"the metric {name!r} has the name that rename gives to another")
-        if fault := _fault(self._rename.get(name, name)):
+        if fault := name_fault(self._rename.get(name, name)):
             raise FieldlineError(f"the metric's name {name[:60]!r} {fault}")
         if len(unit) > UNIT_CHARS_MAX or not unit.isprintable():
             raise FieldlineError(f"the unit {unit[:60]!r} of {name[:60]!r} is no text of at most {UNIT_CHARS_MAX}")
@@ -130,10 +130,19 @@ class Selected:
 
 
 class Routes(dict[Route, Decode]):
-    """Route -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes."""
+    """Route -> decoder, of topics seen lately. Raises FieldlineError, the reason, for one that no mapping takes.
 
-    def __init__(self, mappings: Iterable[config.Mapping], series_id: SeriesId) -> None:
+    special: gives the decoder of a topic that is not for the mappings, and remembers it as it likes.
+    """
+
+    def __init__(
+        self,
+        mappings: Iterable[config.Mapping],
+        series_id: SeriesId,
+        special: Callable[[str], Decode | None] = lambda _: None,
+    ) -> None:
         super().__init__()
+        self._special = special
         self._patterns = [(pattern(m.topic), m) for m in (*mappings, COAP_MAPPING)]
         self._series_id = series_id
         self.ignored = Ignored()
@@ -146,6 +155,8 @@ class Routes(dict[Route, Decode]):
 
     def __missing__(self, route: Route) -> Decode:
         topic, formats = (route, ()) if isinstance(route, str) else route
+        if (special := self._special(topic)) is not None:
+            return special
         segments = topic.split("/")
         for parts, mapping in self._patterns:
             if matches(parts, segments):
@@ -160,7 +171,7 @@ class Routes(dict[Route, Decode]):
         self, parts: list[str], segments: list[str], mapping: config.Mapping, formats: tuple[str, ...]
     ) -> Decode:
         device = segments[parts.index("{device}")]
-        if fault := _fault(device):
+        if fault := name_fault(device):
             raise FieldlineError(f"the device's name {device[:60]!r} {fault}")
         series = DeviceSeries(
             device,
@@ -203,7 +214,7 @@ def _metric(parts: list[str], segments: list[str]) -> str:
     return "/".join(segment for part, segment in zip(parts, segments, strict=True) if part == "{metric}")
 
 
-def _fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
     """What keeps a string from being a name."""
     if not name:
         return "is empty"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
-from edge_agent.collect import Collector
+from edge_agent.collect import Collector, Publisher
 from edge_agent.commit import GroupCommit
 from edge_agent.config import Coap, GatewayConfig
 from edge_agent.decode import Decoder
@@ -78,8 +78,12 @@ async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
 async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
-    commit = GroupCommit(spool, Decoder(config, spool.series_id), config.collect, clock, thread)
+    decoder = Decoder(config, spool.series_id, spool.births())
+    commit = GroupCommit(spool, decoder, config.collect, clock, thread)
     collectors = make_collectors(config, clock, spool.knows)
+    for collector in collectors.values():
+        if isinstance(collector, Publisher):
+            commit.publish = collector.publish
     health = Health(config.spool.path, clock, dict(collectors), lambda: commit.trouble, lambda: commit.counts.ignored)
     uplink = Uplink(
         source=spool,

@@ -9,6 +9,8 @@ returns, its records survive a power cut (as far as the disk honours fsync). Tab
   losses   declared ranges of seqs that were evicted on purpose, until a receipt covers them
   journal  per commit its last seq and the fingerprints of its messages, JOURNAL_KEYS_MAX in all, written in the same
            transaction: a message that its sender repeats after a crash is not spooled twice
+  births   the Sparkplug birth certificates that hold, by topic (edge_agent.sparkplug), written with the records of the
+           same messages
 
 Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
 All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
@@ -25,7 +27,7 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from edge_agent import chunk, quarantine, spool_file
@@ -117,13 +119,20 @@ class Spool:
         return key in self._journal
 
     @told()
-    def append(self, columns: Columns, keys: Sequence[int] = (), now_ms: int = 0) -> tuple[int, int]:
+    def append(
+        self,
+        columns: Columns,
+        keys: Sequence[int] = (),
+        now_ms: int = 0,
+        births: Mapping[str, bytes | None] | None = None,
+    ) -> tuple[int, int]:
         """Commit records and the fingerprints of their messages; durable on return. (first_seq, last_seq).
 
+        births: topic -> the birth certificate to keep from now on, None to forget it.
         Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
         body = chunk.pack(self.epoch, self.next_seq, columns)
-        self._make_room(len(body), now_ms)
+        self._make_room(len(body) + sum(len(payload or b"") for payload in (births or {}).values()), now_ms)
         first = self.next_seq
         series_end = len(self._series)
         with self._transaction():
@@ -134,10 +143,22 @@ class Spool:
                 (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
             )
             self._journal.write(keys, self.epoch, first + len(columns) - 1)
+            self._write_births(births or {})
         self._series_saved = series_end
         self._journal.remember(keys)
         self.next_seq = first + len(columns)
         return first, self.next_seq - 1
+
+    def _write_births(self, births: Mapping[str, bytes | None]) -> None:
+        for topic, payload in births.items():
+            self._db.execute("DELETE FROM births WHERE topic = ?", (topic,))
+            if payload is not None:
+                self._db.execute("INSERT INTO births (topic, payload) VALUES (?, ?)", (topic, payload))
+
+    @told()
+    def births(self) -> dict[str, bytes]:
+        """The birth certificates that hold, in the order of arrival. Raises FieldlineError, SpoolCorruptError."""
+        return dict(self._db.execute("SELECT topic, payload FROM births ORDER BY id"))
 
     @told()
     def read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:

@@ -18,6 +18,10 @@ TIME_FROM_DEVICE = 0
 TIME_FROM_GATEWAY = 1
 """Quality codes. 0: the device said when it measured. 1: it did not, `measured_at` is the arrival or counts from it."""
 
+VALUE_BAD = 2
+VALUE_STALE = 4
+"""Added to a quality code. The device says of the value that it is bad, or that it is not up to date any more."""
+
 CUT_NOTE = "; the first {} are kept"
 """The end of a dead letter's reason if its raw bytes are only the beginning of what came."""
 

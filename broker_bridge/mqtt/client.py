@@ -207,6 +207,14 @@ class Connection:
             acknowledged = self._pubacks[packet_id] = self._loop.create_future()
         await acknowledged
 
+    def post(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 0 now, or not at all: if the connection is closed, or the broker takes nothing.
+
+        Raises ProtocolError as `publish` does.
+        """
+        if self._wire.writable.is_set():
+            self._wire.send(self._publication(topic, payload, 0, retain=False))
+
     def _publication(self, topic: str, payload: bytes, packet_id: int, *, retain: bool) -> bytes:
         """A PUBLISH; without a packet id it is one with QoS 0."""
         packet = encode.publish(

@@ -6,7 +6,7 @@ While `deliver` does not return, it takes nothing more from its sender.
 """
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from telemetry.delivery import Chunk, Deliver, Delivery, Outcome
 
@@ -38,3 +38,12 @@ async def handed_over(deliver: Deliver, chunk: Chunk) -> asyncio.Future[Outcome]
 
     await deliver(Delivery(chunk, settle))
     return done
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """A collector that can also tell something to where its messages come from."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish now or never: while nothing is connected, nothing is published."""
+        ...

@@ -80,6 +80,7 @@ class MqttCollector:
         self._packet_bytes_max = packet_bytes_max
         self._keep_bytes = keep_bytes
         self._arrivals: Arrivals | None = None
+        self._open: Connection | None = None
         self._trouble = "not connected yet"
 
     def state(self) -> str:
@@ -93,6 +94,14 @@ class MqttCollector:
     def connected(self) -> bool:
         """Whether the device broker has our subscription."""
         return self._arrivals is not None and not self._trouble
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """With QoS 0, not retained; see Publisher."""
+        try:
+            if self._open is not None:
+                self._open.post(topic, payload)
+        except ProtocolError as error:
+            log.warning("%s", error)
 
     async def run(self, deliver: Deliver) -> None:
         """Collect until cancelled; then say DISCONNECT, which keeps the session at the broker."""
@@ -115,7 +124,7 @@ class MqttCollector:
             connection = await opened(options, self._settings.version, arrivals.add)
         except (ConnectError, ProtocolError) as error:
             return str(error)
-        self._arrivals = arrivals
+        self._arrivals, self._open = arrivals, connection
         opened_s = self._clock.monotonic_s()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -123,6 +132,7 @@ class MqttCollector:
                 reason = await self._subscribed(connection)
                 hand_over.cancel()
         finally:
+            self._open = None
             arrivals.acknowledge()
             await connection.close()
         if self._clock.monotonic_s() - opened_s > STABLE_S:

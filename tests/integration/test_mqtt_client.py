@@ -135,6 +135,24 @@ def test_messages_arrive_whole_in_order_and_once(broker: Broker) -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_posted_goes_now_or_never(broker: Broker) -> None:
+    async def scenario() -> None:
+        inbox = Inbox()
+        async with connected(broker.port, "posted", inbox) as consumer, connected(broker.port, "posting") as producer:
+            await consumer.subscribe(["posted"])
+            producer.post("posted", b"now")
+            await eventually(lambda: inbox.payloads == [b"now"], "it arrives")
+            with pytest.raises(ProtocolError):
+                producer.post("posted/#", b"")
+            await producer.close()
+            producer.post("posted", b"never")
+            await consumer.publish("posted", b"last")
+            await eventually(lambda: len(inbox.payloads) > 1, "something else arrives")
+        assert inbox.payloads == [b"now", b"last"]
+
+    asyncio.run(scenario())
+
+
 def test_only_what_was_acknowledged_is_not_sent_again(broker: Broker) -> None:
     async def scenario() -> None:
         first, second = Inbox(acknowledge=False), Inbox()

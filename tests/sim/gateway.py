@@ -9,7 +9,7 @@ import contextlib
 import errno
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -141,8 +141,8 @@ class SimSpool(Spool):
         self.disk.end()
         return result
 
-    def append(self, columns: Columns, keys: Sequence[int] = (), now_ms: int = 0) -> tuple[int, int]:
-        first, last = self._durable(lambda: super(SimSpool, self).append(columns, keys, now_ms))
+    def append(self, columns: Columns, *more: Any) -> tuple[int, int]:
+        first, last = self._durable(lambda: super(SimSpool, self).append(columns, *more))
         when_committed, self.disk.when_committed = self.disk.when_committed, None
         if when_committed is not None:
             when_committed()

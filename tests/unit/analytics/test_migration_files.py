@@ -18,7 +18,8 @@ def test_every_statement_can_be_repeated_and_names_its_objects_in_full():
         for statement in migration.statements:
             head = " ".join(statement.split("\n")[:2])
             repeatable = (
-                r"CREATE (TABLE|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|ALTER TABLE(?=.* COLUMN IF NOT EXISTS )"
+                r"CREATE (TABLE|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|"
+                r"ALTER TABLE(?=.* (COLUMN IF NOT EXISTS|COMMENT COLUMN) )"
             )
             assert re.match(rf"({repeatable}) fieldline\.\w+ ", head), head
 

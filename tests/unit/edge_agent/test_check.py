@@ -34,6 +34,14 @@ def test_a_topic_that_no_mapping_covers(tmp_path: Path) -> None:
     assert "'devices/#' brings some messages that no mapping matches" in some
 
 
+def test_sparkplug_takes_its_namespace_and_must_be_fed(tmp_path: Path) -> None:
+    assert findings(tmp_path, "mqtt.topics = ['spBv1.0/#', 'spBv1.0/+/NBIRTH/+']\nsparkplug = {}") == []
+    assert len(findings(tmp_path, "mqtt.topics = ['spBv1.0/#']")) == 1
+    assert findings(tmp_path, "mqtt = {}\nsparkplug = {}") == [
+        "sparkplug: no message comes to it. Add 'spBv1.0/#' to mqtt.topics or remove the section."
+    ]
+
+
 def test_a_mapping_that_nothing_reaches(tmp_path: Path) -> None:
     [unfed, shadowed] = findings(
         tmp_path,
