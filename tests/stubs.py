@@ -23,7 +23,7 @@ from tests.reference import Value
 
 ROOT = Path(__file__).parents[1] / "firmware_stubs"
 IN_C, IN_MICROPYTHON = ROOT / "c", ROOT / "micropython"
-QUICK = {"RETRY_MS_MIN": 50, "RETRY_MS_MAX": 500}
+QUICK = {"RETRY_MS_MIN": 50, "RETRY_MS_MAX": 500, "ACK_TIMEOUT_MS": 200}
 """Pauses that a test can wait for."""
 
 Command = Callable[[int], list[str]]
@@ -58,7 +58,9 @@ class Stub:
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def in_c(cls, program: Path, folder: Path, name: str, port: int, *, local_port: int = 0, every_ms: int = 10) -> "Stub":
+    def in_c(
+        cls, program: Path, folder: Path, name: str, port: int, *, local_port: int = 0, every_ms: int = 30
+    ) -> "Stub":
         home = _home(folder, name)
 
         def command(count: int) -> list[str]:
@@ -69,7 +71,7 @@ class Stub:
         return cls(name, command, home, every_ms)
 
     @classmethod
-    def in_micropython(cls, folder: Path, name: str, port: int, *, every_ms: int = 10, **settings: object) -> "Stub":
+    def in_micropython(cls, folder: Path, name: str, port: int, *, every_ms: int = 30, **settings: object) -> "Stub":
         home = _home(folder, name)
         for file in IN_MICROPYTHON.glob("*.py"):
             shutil.copy(file, home)

@@ -22,15 +22,15 @@
 #include <arpa/inet.h>
 #include <coap3/coap.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define JSON 50
 #define MAX_AGE_S 60 /* of a 5.03 without Max-Age (RFC 7252 5.10.5) */
-
-static volatile sig_atomic_t stopping;
+#ifndef ACK_TIMEOUT_MS
+#define ACK_TIMEOUT_MS 2000 /* the first pause before libcoap repeats a message (RFC 7252 4.8) */
+#endif
 
 /* The one message that is on its way. */
 static struct {
@@ -38,11 +38,6 @@ static struct {
     uint8_t token[8];
     uint32_t max_age_s;
 } request;
-
-static void on_signal(int number)
-{
-    stopping = number;
-}
 
 static coap_response_t on_response(coap_session_t *session, const coap_pdu_t *sent, const coap_pdu_t *answer, coap_mid_t mid)
 {
@@ -86,6 +81,14 @@ static bool address(coap_address_t *to, const char *ip, const char *port)
     to->addr.sin.sin_addr = v4;
     to->addr.sin.sin_port = htons((uint16_t)atoi(port));
     return true;
+}
+
+static coap_session_t *open_session(coap_context_t *context, const coap_address_t *own, const coap_address_t *gateway)
+{
+    coap_session_t *session = coap_new_client_session(context, own, gateway, COAP_PROTO_UDP);
+    if (session)
+        coap_session_set_ack_timeout(session, (coap_fixed_point_t){ACK_TIMEOUT_MS / 1000, ACK_TIMEOUT_MS % 1000});
+    return session;
 }
 
 /* Post a record: the same message whenever it is asked to with the same note. */
@@ -148,8 +151,6 @@ int main(int count, char **given)
     uint32_t every_ms = count > 6 ? (uint32_t)atoi(given[6]) : 1000;
     uint32_t count_max = count > 7 ? (uint32_t)atoi(given[7]) : UINT32_MAX;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    signal(SIGTERM, on_signal);
-    signal(SIGINT, on_signal);
 
     struct device device;
     if (device_open(&device, given[4], every_ms) < 0) {
@@ -165,14 +166,14 @@ int main(int count, char **given)
     coap_session_t *session = NULL;
     uint64_t again_ms = 0;
     unsigned failures = 0;
-    while (!stopping && (device.measured < count_max || ring_waiting(&device.ring))) {
+    while (device.measured < count_max || ring_waiting(&device.ring)) {
         if (device.measured < count_max)
             device_measure(&device);
         bool due = request.state == IDLE && ring_waiting(&device.ring) && device_uptime_ms() >= again_ms;
         if (due && device_may_send(&device)) {
             request.state = SILENCE; /* unless it gets on its way */
             if (!session) /* after silence: a new socket, with the same port */
-                session = coap_new_client_session(context, &own, &gateway, COAP_PROTO_UDP);
+                session = open_session(context, &own, &gateway);
             if (session)
                 post(session, &device, device.ring.done + 1, given[3]);
         }

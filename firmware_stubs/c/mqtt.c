@@ -5,12 +5,12 @@
  * Compiled with gcc and run on Linux, x86-64, against Mosquitto 2.0.11 and the agent, by tests/integration/test_stubs.py,
  * which kills it, the agent, and restarts the broker. Not run on any RTOS.
  *
- * A reading is in the ring until its PUBACK. At most WINDOW are on their way. libmosquitto connects again by itself, with a
- * growing pause, and repeats what has no PUBACK. After a power cut the ring has it, and it is published anew. Either way
- * a reading whose PUBACK was lost comes twice: QoS 1 means at least once. Both have the same `n` and `ts`.
+ * A reading is in the ring until its PUBACK. At most WINDOW are on their way. On the next connection libmosquitto repeats
+ * what has no PUBACK; after a power cut it is in the ring, and is published anew. Either way a reading whose PUBACK was
+ * lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
  *
- * Threads: libmosquitto's only says which message was acknowledged, through a pipe (on an RTOS: a queue); this one
- * owns all the rest, and is never held up by the network.
+ * Two threads. One keeps the connection, and only says which message was acknowledged, through a pipe (on an RTOS: a
+ * queue). The other owns all the rest, and is never held up by the network.
  *
  * The broker has DEVICE's state retained in devices/DEVICE/status: {"online":true}, or false as the last will.
  */
@@ -20,30 +20,29 @@
 #include <inttypes.h>
 #include <mosquitto.h>
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WINDOW 16
 #define KEEPALIVE_S 30
 
 static char topic[128], status_topic[128];
+static const char *host;
+static int port;
+static unsigned failures;   /* in a row; of the connection's thread */
 static int acknowledged[2]; /* a pipe of message ids */
-static volatile sig_atomic_t stopping;
-
-static void on_signal(int number)
-{
-    stopping = number;
-}
 
 static void on_connect(struct mosquitto *client, void *context, int refused)
 {
     (void)context;
     printf("%s\n", mosquitto_connack_string(refused));
-    if (!refused)
-        mosquitto_publish(client, NULL, status_topic, 15, "{\"online\":true}", 1, true);
+    if (refused)
+        return;
+    failures = 0;
+    mosquitto_publish(client, NULL, status_topic, 15, "{\"online\":true}", 1, true);
 }
 
 static void on_publish(struct mosquitto *client, void *context, int id)
@@ -53,21 +52,33 @@ static void on_publish(struct mosquitto *client, void *context, int id)
         perror("pipe");
 }
 
-static struct mosquitto *start(const char *host, int port, const char *device)
+static void *keep_connected(void *client)
 {
+    for (;;) {
+        int error = mosquitto_connect(client, host, port, KEEPALIVE_S);
+        while (!error)
+            error = mosquitto_loop(client, 1000, 1);
+        uint32_t pause_ms = device_retry_ms(++failures);
+        printf("%s, again in %" PRIu32 " ms\n", mosquitto_strerror(error), pause_ms);
+        nanosleep(&(struct timespec){pause_ms / 1000, pause_ms % 1000 * 1000000L}, NULL);
+    }
+    return NULL;
+}
+
+static struct mosquitto *start(const char *device)
+{
+    pthread_t thread;
     mosquitto_lib_init();
     struct mosquitto *client = mosquitto_new(device, false, NULL);
     if (!client)
         return NULL;
+    mosquitto_threaded_set(client, true);
     mosquitto_connect_callback_set(client, on_connect);
     mosquitto_publish_callback_set(client, on_publish);
-    mosquitto_int_option(client, MOSQ_OPT_SEND_MAXIMUM, WINDOW + 1);
-    /* Each device has pauses of its own, so that a fleet does not come back as one. */
-    mosquitto_reconnect_delay_set(client, 1 + device_random() % 3, 30 + device_random() % 30, true);
+    mosquitto_int_option(client, MOSQ_OPT_SEND_MAXIMUM, WINDOW + 1); /* and the state */
     mosquitto_will_set(client, status_topic, 16, "{\"online\":false}", 1, true);
     /* For TLS: mosquitto_tls_set; for a password: mosquitto_username_pw_set. */
-    mosquitto_connect_async(client, host, port, KEEPALIVE_S); /* without a network the thread tries again */
-    return mosquitto_loop_start(client) == MOSQ_ERR_SUCCESS ? client : NULL;
+    return pthread_create(&thread, NULL, keep_connected, client) == 0 ? client : NULL;
 }
 
 /* What is on its way: the records done + 1 ... sent, each with its message id, 0 once that was acknowledged. */
@@ -118,9 +129,9 @@ int main(int count, char **given)
     uint32_t count_max = count > 6 ? (uint32_t)atoi(given[6]) : UINT32_MAX;
     snprintf(topic, sizeof topic, "devices/%s/telemetry", given[3]);
     snprintf(status_topic, sizeof status_topic, "devices/%s/status", given[3]);
+    host = given[1];
+    port = atoi(given[2]);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    signal(SIGTERM, on_signal);
-    signal(SIGINT, on_signal);
 
     struct device device;
     if (device_open(&device, given[4], every_ms) < 0) {
@@ -132,12 +143,12 @@ int main(int count, char **given)
         perror("pipe");
         return 1;
     }
-    struct mosquitto *client = start(given[1], atoi(given[2]), given[3]);
+    struct mosquitto *client = start(given[3]);
     if (!client) {
         perror("libmosquitto");
         return 1;
     }
-    while (!stopping && (device.measured < count_max || ring_waiting(&device.ring))) {
+    while (device.measured < count_max || ring_waiting(&device.ring)) {
         if (device.measured < count_max)
             device_measure(&device);
         if (device_may_send(&device))
@@ -146,7 +157,5 @@ int main(int count, char **given)
         poll(&wake, 1, device.measured < count_max ? device_wait_ms(&device, 1000) : 1000);
         settle(&window, &device);
     }
-    mosquitto_disconnect(client);
-    mosquitto_loop_stop(client, false);
-    return 0;
+    return 0; /* without DISCONNECT: the broker says that the device has gone */
 }

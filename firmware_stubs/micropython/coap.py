@@ -21,7 +21,7 @@ import time
 import config
 
 CHANGED, BAD_REQUEST, JSON = 0x44, 0x80, 50
-ACK_TIMEOUT_MS, TRANSMISSIONS_MAX = 2_000, 5
+TRANSMISSIONS_MAX = 5
 POLL_MS = 10
 
 
@@ -56,7 +56,7 @@ class Coap:
         head = struct.pack(">BBHII", 0x48, 2, (number + note) & 0xFFFF, number, note)
         path = option(11, b"telemetry") + option(0, config.DEVICE.encode())
         message = head + path + option(1, bytes([JSON])) + b"\xff" + payload
-        wait_ms = ACK_TIMEOUT_MS * (2 + random.random()) / 2
+        wait_ms = config.ACK_TIMEOUT_MS * (2 + random.random()) / 2
         for _ in range(TRANSMISSIONS_MAX):
             try:
                 self._socket.send(message)

@@ -13,6 +13,7 @@ EVERY_MS = 10_000
 COUNT = 0  # end after so many measurements and the last acknowledgement; 0: never
 CLOCK_WAIT_MS = 60_000  # 0: this device never has a clock
 RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 60_000
+ACK_TIMEOUT_MS = 2_000  # coap: the first pause before a message is repeated (RFC 7252 4.8)
 
 
 def read(number):

@@ -1,4 +1,4 @@
-"""The backlog of the device programs, in C and in MicroPython: one file, which either can go on with after a power cut."""
+"""The backlog of the device programs in C and MicroPython: one file, and after a power cut either goes on with it."""
 
 import ctypes
 import importlib.util
@@ -18,7 +18,7 @@ RECORDS, SLOT_BYTES, PAYLOAD_BYTES_MAX = 3, 256, 232
 
 
 class CRecord(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - as ctypes has it
+    _fields_ = [
         ("number", ctypes.c_uint32),
         ("boot", ctypes.c_uint32),
         ("at_ms", ctypes.c_uint64),
@@ -28,7 +28,7 @@ class CRecord(ctypes.Structure):
 
 
 class CStruct(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - as ctypes has it
+    _fields_ = [
         ("fd", ctypes.c_int),
         *((name, ctypes.c_uint32) for name in ("generation", "done", "last", "note")),
     ]
@@ -102,7 +102,9 @@ STEP = st.one_of(
 def torn(path: Path, before: bytes, written: int) -> None:
     """Let the power fail when so many bytes of what changed in the file were on the disk."""
     after = path.read_bytes()
-    slot = next((at for at in range(0, len(after), SLOT_BYTES) if after[at:][:SLOT_BYTES] != before[at:][:SLOT_BYTES]), 0)
+    slot = next(
+        (at for at in range(0, len(after), SLOT_BYTES) if after[at:][:SLOT_BYTES] != before[at:][:SLOT_BYTES]), 0
+    )
     path.write_bytes(before[:slot] + after[slot : slot + written] + before[slot + written :])
 
 
@@ -148,6 +150,18 @@ def test_what_waits_is_what_was_kept_and_not_acknowledged(
         assert [ring.get(done + 1 + index) for index in range(len(waiting))] == [
             (done + 1 + index, *values) for index, values in enumerate(waiting)
         ]
+    ring.close()
+
+
+@pytest.mark.parametrize("language", ["c", "micropython"])
+def test_a_full_ring_refuses_what_is_new_until_something_is_acknowledged(
+    language: str, rings: dict[str, Open], tmp_path: Path
+) -> None:
+    ring = rings[language](tmp_path / "ring", 0)
+    assert [ring.put(0, 1, b"%d" % n) for n in range(RECORDS + 2)] == [*range(1, RECORDS + 1), 0, 0]
+    assert ring.get(1) == (1, 0, 1, b"0")
+    ring.acknowledged(1)
+    assert ring.put(0, 1, b"x") == RECORDS + 1
     ring.close()
 
 
