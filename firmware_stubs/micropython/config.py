@@ -1,7 +1,7 @@
 """What to change: where the messages go, what this device is called, and its sensor."""
 
 TRANSPORT = "mqtt"  # or "coap"
-HOST = "192.168.1.10"  # the device broker's address (mqtt) or the gateway's (coap)
+HOST = "127.0.0.1"  # the device broker (mqtt) or the gateway (coap)
 PORT = 1883  # mqtt; 5683 for coap
 LOCAL_PORT = 56830  # coap: must stay the same, the gateway knows a repetition by it
 DEVICE = "sensor-1"
@@ -9,7 +9,7 @@ USER = PASSWORD = None  # mqtt, e.g. "user" and "secret"
 QOS = 2  # mqtt: 2, or 1 (half as many packets; a reading whose PUBACK is lost comes twice)
 
 RING = "ring.bin"
-EVERY_MS = 10_000
+EVERY_MS = 1_000
 COUNT = 0  # end after so many measurements and the last acknowledgement; 0: never
 CLOCK_WAIT_MS = 60_000  # 0: this device never has a clock
 RETRY_MS_MIN, RETRY_MS_MAX = 1_000, 60_000
