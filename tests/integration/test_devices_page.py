@@ -41,7 +41,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
         stack = make_stack(tmp_path / "stack")
         local_port = coap.free_port()
         ports = {"1883": stack.ports.mqtt, "5683": stack.ports.coap, "56830": local_port}
-        config = tmp_path / "firmware_stubs" / "micropython" / "config.py"
+        config = stubs / "micropython" / "config.py"
         config.write_text(here(config.read_text(), ports))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = plain_environment() | {"CLICKHOUSE_URL": stack.url, "PATH": path}
