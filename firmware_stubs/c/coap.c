@@ -2,20 +2,20 @@
  *
  *   coap GATEWAY_IP PORT DEVICE RING_FILE LOCAL_PORT [EVERY_MS [COUNT]]
  *
- * Compiled with gcc and run on Linux, x86-64, against the agent, by tests/integration/test_stubs.py, which kills it and the
- * agent. Not run on any RTOS.
+ * Compiled with gcc and run on Linux, x86-64, against the agent, by tests/integration/test_stubs.py, which kills it
+ * and the agent. Not run on any RTOS.
  *
- * A reading is in the ring until the gateway has answered 2.04 (it is on the gateway's disk) or 4.00 (it never will be a
- * reading; the gateway keeps the bytes). libcoap repeats a message four times, with growing pauses; then this program
- * repeats it, for as long as it takes.
+ * A reading is in the ring until the gateway has answered 2.04 (it is on the gateway's disk) or 4.00 (it never will be
+ * a reading; the gateway keeps the bytes). libcoap repeats a message four times, with growing pauses; then this
+ * program repeats it, for as long as it takes.
  *
  * After silence the gateway may have the reading all the same. It knows a repetition by address and port of the
- * sender, message id, token and content: so LOCAL_PORT is fixed, and id and token are made from the number in the ring, which
- * makes them the same also after a power cut of the device. The gateway remembers for four minutes: what was
- * repeated without success for longer may be there twice, with the same `n`.
+ * sender, message id, token and content: so LOCAL_PORT is fixed, and id and token are made from the number in the
+ * ring, which makes them the same also after a power cut of the device. The gateway remembers for four minutes: what
+ * was repeated without success for longer may be there twice, with the same `n`.
  *
- * 5.03 is another matter: the gateway has not taken the message and remembers that answer, so the next attempt must be a new
- * message. The ring's note counts these: id = number + note.
+ * 5.03 is another matter: the gateway has not taken the message and remembers that answer, so the next attempt must be
+ * a new message. The ring's note counts these: id = number + note.
  */
 #include "device.h"
 
@@ -39,7 +39,8 @@ static struct {
     uint32_t max_age_s;
 } request;
 
-static coap_response_t on_response(coap_session_t *session, const coap_pdu_t *sent, const coap_pdu_t *answer, coap_mid_t mid)
+static coap_response_t on_response(coap_session_t *session, const coap_pdu_t *sent, const coap_pdu_t *answer,
+                                   coap_mid_t mid)
 {
     (void)session, (void)sent, (void)mid;
     coap_bin_const_t token = coap_pdu_get_token(answer);
@@ -51,14 +52,17 @@ static coap_response_t on_response(coap_session_t *session, const coap_pdu_t *se
     } else { /* not now; or a wrong path or a gateway's fault: somebody will repair it */
         coap_opt_iterator_t options;
         coap_opt_t *max_age = coap_check_option(answer, COAP_OPTION_MAXAGE, &options);
-        request.max_age_s = max_age ? coap_decode_var_bytes(coap_opt_value(max_age), coap_opt_length(max_age)) : MAX_AGE_S;
+        request.max_age_s = MAX_AGE_S;
+        if (max_age)
+            request.max_age_s = coap_decode_var_bytes(coap_opt_value(max_age), coap_opt_length(max_age));
         request.state = NOT_NOW;
     }
     if (code != COAP_RESPONSE_CODE_CHANGED) {
         size_t length = 0;
         const uint8_t *why = NULL;
         coap_get_data(answer, &length, &why);
-        printf("answered %d.%02d %.*s\n", COAP_RESPONSE_CLASS(code), code & 31, (int)length, why ? (const char *)why : "");
+        const char *text = why ? (const char *)why : "";
+        printf("answered %d.%02d %.*s\n", COAP_RESPONSE_CLASS(code), code & 31, (int)length, text);
     }
     return COAP_RESPONSE_OK;
 }

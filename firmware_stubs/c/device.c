@@ -95,10 +95,10 @@ size_t device_message(const struct device *device, uint32_t number, char message
     uint64_t at_ms = record.at_ms;
     if (record.boot)
         at_ms = record.boot == device->boot && device->began_ms ? device->began_ms + at_ms : 0;
-    int length = at_ms ? snprintf(message, MESSAGE_BYTES_MAX, "{\"ts\":%" PRIu64 ",", at_ms)
-                       : snprintf(message, MESSAGE_BYTES_MAX, "{");
-    length += snprintf(message + length, MESSAGE_BYTES_MAX - (size_t)length, "\"n\":%" PRIu32 ",%s}", number, record.payload);
-    return (size_t)length;
+    char ts[32] = "";
+    if (at_ms)
+        snprintf(ts, sizeof ts, "\"ts\":%" PRIu64 ",", at_ms);
+    return (size_t)snprintf(message, MESSAGE_BYTES_MAX, "{%s\"n\":%" PRIu32 ",%s}", ts, number, record.payload);
 }
 
 void device_acknowledged(struct device *device, uint32_t number)

@@ -5,11 +5,11 @@
  *   ts       when it was measured, milliseconds since 1970 UTC; left out if nobody knows (the gateway then takes the
  *            time of arrival and marks it so)
  *   n        the record's number in the ring: a repetition has the same one
- *   dropped  only if the ring was full before this one: how many readings it refused
+ *   dropped  only if the ring was full before this one: how many readings it refused (a power cut forgets the count)
  *
- * Without a clock. Until the clock is set a record has the uptime, and nothing is sent for CLOCK_WAIT_MS. Once the
- * clock is set (SNTP), what this boot measured before gets its date. What an earlier boot could not date, or if the clock
- * does not come in time, goes without `ts`. A device that never has a clock sets CLOCK_WAIT_MS to 0.
+ * Without a clock. Until the clock is set a record has the uptime, and nothing is sent for CLOCK_WAIT_MS. Once it is
+ * set (SNTP), what this boot measured before gets its date. What an earlier boot could not date, or if the clock does
+ * not come in time, goes without `ts`. A device that never has a clock sets CLOCK_WAIT_MS to 0.
  */
 #ifndef DEVICE_H
 #define DEVICE_H
@@ -72,8 +72,8 @@ size_t device_message(const struct device *device, uint32_t number, char message
 /* Everything up to `number` was acknowledged. */
 void device_acknowledged(struct device *device, uint32_t number);
 
-/* The pause after so many failures in a row: doubled each time up to RETRY_MS_MAX, a random half of it left out, so that
- * a fleet that lost its gateway does not come back as one. */
+/* The pause after so many failures in a row: doubled each time up to RETRY_MS_MAX, a random part of it left out, so
+ * that a fleet that lost its gateway does not come back as one. */
 uint32_t device_retry_ms(unsigned failures);
 
 uint64_t device_uptime_ms(void);

@@ -2,12 +2,12 @@
  *
  *   mqtt HOST PORT DEVICE RING_FILE [EVERY_MS [COUNT]]
  *
- * Compiled with gcc and run on Linux, x86-64, against Mosquitto 2.0.11 and the agent, by tests/integration/test_stubs.py,
- * which kills it, the agent, and restarts the broker. Not run on any RTOS.
+ * Compiled with gcc and run on Linux, x86-64, against Mosquitto 2.0.11 and the agent, by
+ * tests/integration/test_stubs.py, which kills it, the agent, and restarts the broker. Not run on any RTOS.
  *
- * A reading is in the ring until its PUBACK. At most WINDOW are on their way. On the next connection libmosquitto repeats
- * what has no PUBACK; after a power cut it is in the ring, and is published anew. Either way a reading whose PUBACK was
- * lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
+ * A reading is in the ring until its PUBACK. At most WINDOW are on their way. On the next connection libmosquitto
+ * repeats what has no PUBACK; after a power cut it is in the ring, and is published anew. Either way a reading whose
+ * PUBACK was lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
  *
  * Two threads. One keeps the connection, and only says which message was acknowledged, through a pipe (on an RTOS: a
  * queue). The other owns all the rest, and is never held up by the network.

@@ -20,7 +20,8 @@ esp_err_t esp_netif_sntp_init(const esp_sntp_config_t *);
 typedef int32_t wl_handle_t;
 constexpr wl_handle_t WL_INVALID_HANDLE = -1;
 struct esp_vfs_fat_mount_config_t { bool format_if_mount_failed; int max_files; size_t allocation_unit_size; };
-esp_err_t esp_vfs_fat_spiflash_mount_rw_wl(const char *, const char *, const esp_vfs_fat_mount_config_t *, wl_handle_t *);
+esp_err_t esp_vfs_fat_spiflash_mount_rw_wl(const char *, const char *, const esp_vfs_fat_mount_config_t *,
+                                           wl_handle_t *);
 
 typedef uint32_t TickType_t;
 typedef int BaseType_t;

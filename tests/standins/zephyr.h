@@ -32,7 +32,8 @@ enum coap_method { COAP_METHOD_POST = 2 };
 enum coap_option_num { COAP_OPTION_URI_PATH = 11, COAP_OPTION_CONTENT_FORMAT = 12 };
 enum coap_content_format { COAP_CONTENT_FORMAT_APP_JSON = 50 };
 enum coap_response_code { COAP_RESPONSE_CODE_BAD_REQUEST = 0x80 };
-int coap_packet_init(struct coap_packet *, uint8_t *, uint16_t, uint8_t, uint8_t, uint8_t, const uint8_t *, uint8_t, uint16_t);
+int coap_packet_init(struct coap_packet *, uint8_t *, uint16_t, uint8_t, uint8_t, uint8_t, const uint8_t *, uint8_t,
+                     uint16_t);
 int coap_packet_append_option(struct coap_packet *, uint16_t, const uint8_t *, uint16_t);
 int coap_append_option_int(struct coap_packet *, uint16_t, unsigned int);
 int coap_packet_append_payload_marker(struct coap_packet *);

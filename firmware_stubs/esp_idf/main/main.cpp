@@ -1,12 +1,12 @@
 /* A sensor on an ESP32 that publishes over MQTT 3.1.1 with QoS 1: C++, ESP-IDF 5, its own MQTT client (esp_mqtt).
  *
  * NOT RUN, and not built by ESP-IDF: it was written from the documentation. The test suite compiles it against small
- * stand-ins for the headers that it uses, which finds slips of the pen and nothing else. Its ring.c and device.c are run
- * on Linux with the programs in ../c, which it resembles; its file system and its client are not.
+ * stand-ins for the headers that it uses, which finds slips of the pen and nothing else. Its ring.c and device.c are
+ * run on Linux with the programs in ../c, which it resembles; its file system and its client are not.
  *
- * A reading is in the ring, on a FAT partition with wear levelling, until its PUBACK. At most WINDOW are on their way. The
- * client repeats what has no PUBACK, and gives up what is in its outbox for too long; that is published anew. A reading
- * whose PUBACK was lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
+ * A reading is in the ring, on a FAT partition with wear levelling, until its PUBACK. At most WINDOW are on their way.
+ * The client repeats what has no PUBACK, and gives up what is in its outbox for too long; that is published anew. A
+ * reading whose PUBACK was lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
  *
  * The broker has the state retained in devices/DEVICE/status: {"online":true}, or false as the last will.
  */

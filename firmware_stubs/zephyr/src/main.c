@@ -1,11 +1,12 @@
 /* A sensor on Zephyr that posts over CoAP (RFC 7252), one confirmable message each, with Zephyr's CoAP packets.
  *
  * NOT RUN, and not built by Zephyr: it was written from the documentation. The test suite compiles it against small
- * stand-ins for the headers that it uses, which finds slips of the pen and nothing else. Its ring.c and device.c are run
- * on Linux with the programs in ../c, and ../c/coap.c posts by the same rules; its file system and its sockets are not.
+ * stand-ins for the headers that it uses, which finds slips of the pen and nothing else. Its ring.c and device.c are
+ * run on Linux with the programs in ../c, and ../c/coap.c posts by the same rules; its file system and its sockets are
+ * not.
  *
- * A reading is in the ring until the gateway has answered 2.04 (it is on the gateway's disk) or 4.00 (it never will be a
- * reading; the gateway keeps the bytes). After silence the same message goes again, with growing pauses: same port,
+ * A reading is in the ring until the gateway has answered 2.04 (it is on the gateway's disk) or 4.00 (it never will be
+ * a reading; the gateway keeps the bytes). After silence the same message goes again, with growing pauses: same port,
  * message id and token, made from the number in the ring, by which the gateway knows a repetition for four minutes.
  * After any other answer it was not taken, and goes as another message: id = number + the ring's note.
  */
