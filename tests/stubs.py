@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1] / "firmware_stubs"
 IN_C, IN_MICROPYTHON = ROOT / "c", ROOT / "micropython"
 QUICK = {"RETRY_MS_MIN": 50, "RETRY_MS_MAX": 500, "ACK_TIMEOUT_MS": 200}
 """Pauses that a test can wait for."""
+EVERY_MS = 30
+"""How often each measures."""
 
 Command = Callable[[int], list[str]]
 """The command line of a device that ends after so many measurements; 0: never."""
@@ -53,29 +55,26 @@ class Stub:
     name: str
     command: Command
     folder: Path
-    every_ms: int
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def in_c(
-        cls, program: Path, folder: Path, name: str, port: int, *, local_port: int = 0, every_ms: int = 30
-    ) -> "Stub":
+    def in_c(cls, program: Path, folder: Path, name: str, port: int, *, local_port: int = 0) -> "Stub":
         home = _home(folder, name)
 
         def command(count: int) -> list[str]:
             local = [str(local_port)] if program.name == "coap" else []
             counted = [str(count)] if count else []
-            return [str(program), HOST, str(port), name, str(home / "ring.bin"), *local, str(every_ms), *counted]
+            return [str(program), HOST, str(port), name, str(home / "ring.bin"), *local, str(EVERY_MS), *counted]
 
-        return cls(name, command, home, every_ms)
+        return cls(name, command, home)
 
     @classmethod
-    def in_micropython(cls, folder: Path, name: str, port: int, *, every_ms: int = 30, **settings: object) -> "Stub":
+    def in_micropython(cls, folder: Path, name: str, port: int, **settings: object) -> "Stub":
         home = _home(folder, name)
         for file in IN_MICROPYTHON.glob("*.py"):
             shutil.copy(file, home)
-        own = {"HOST": HOST, "PORT": port, "DEVICE": name, "EVERY_MS": every_ms, **QUICK, **settings}
+        own = {"HOST": HOST, "PORT": port, "DEVICE": name, "EVERY_MS": EVERY_MS, **QUICK, **settings}
         config = (IN_MICROPYTHON / "config.py").read_text()
 
         def command(count: int) -> list[str]:
@@ -83,7 +82,7 @@ class Stub:
             (home / "config.py").write_text("\n".join([config, *lines, ""]))
             return [micropython(), "main.py"]
 
-        return cls(name, command, home, every_ms)
+        return cls(name, command, home)
 
     def start(self, count: int = 0) -> None:
         with (self.folder / "log").open("ab") as log:
@@ -92,7 +91,7 @@ class Stub:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut does; not one of our disk, which is what `flush` and fsync are for."""
+        """SIGKILL. What a power cut does to a write that is under way is in tests/unit/firmware_stubs/test_ring.py."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
