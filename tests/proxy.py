@@ -1,4 +1,4 @@
-"""A TCP proxy for tests that can swallow what goes upstream, and cut."""
+"""A TCP proxy for tests that can swallow what goes upstream or downstream, and cut."""
 
 import contextlib
 import socket
@@ -13,6 +13,7 @@ class Proxy:
     def __init__(self) -> None:
         self.target = 0
         self.swallow_upstream = False
+        self.swallow_downstream = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -56,7 +57,7 @@ class Proxy:
     def _forward(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not (up and self.swallow_upstream):
+                if not (self.swallow_upstream if up else self.swallow_downstream):
                     sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
