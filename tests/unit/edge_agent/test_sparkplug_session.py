@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tahutils.tahu.sparkplug_b_pb2 import Payload
 
@@ -347,19 +347,25 @@ class Model:
 
 
 names = st.permutations(["a", "b", "c"]).flatmap(lambda order: st.integers(1, 3).map(lambda n: order[:n]))
-devices, sessions, skips = st.sampled_from(["", "d", "e"]), st.integers(0, 2), st.sampled_from([0, 0, 0, 0, 1, 200])
-events = st.one_of(
+devices, sessions, skips = st.sampled_from(["", "d", "e"]), st.integers(0, 2), st.sampled_from([0] * 9 + [1, 200])
+data = st.tuples(st.just("DATA"), devices, st.sampled_from([0, 0, 0, 1, 2, 3]), st.integers(0, 99).map(float), skips)
+event = st.one_of(
     st.tuples(st.just("NBIRTH"), sessions, names),
     st.tuples(st.just("DBIRTH"), st.sampled_from(["d", "e"]), names, skips),
-    st.tuples(st.just("DATA"), devices, st.integers(0, 3), st.integers(0, 99).map(float), skips),
-    st.tuples(st.just("DATA"), devices, st.integers(0, 3), st.integers(0, 99).map(float), skips),
+    *[data] * 5,
     st.tuples(st.just("DDEATH"), st.sampled_from(["d", "e"]), skips),
     st.tuples(st.just("NDEATH"), sessions),
     st.tuples(st.just("restart")),
 )
+whole = st.tuples(sessions, names, names).map(
+    lambda of: [("NBIRTH", of[0], of[1]), ("DBIRTH", "d", of[2], 0), ("DBIRTH", "e", of[1], 0)]
+)
+"""A session as it should begin."""
+runs = st.lists(st.one_of(whole, st.lists(event, max_size=6)), max_size=6)
 
 
-@given(st.lists(events, max_size=25))
+@settings(max_examples=300)
+@given(runs.map(lambda parts: [event for part in parts for event in part]))
 def test_a_session_does_what_the_model_does(happened: list[tuple[Any, ...]]) -> None:
     host, model, seq = Host(), Model(), 0
 
