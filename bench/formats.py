@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from struct import Struct
 
+import msgspec
+
 from bench.figure import Figure
 from edge_agent.config import Coap, GatewayConfig, Mapping
 from edge_agent.decode import Decoder
@@ -28,6 +30,7 @@ def _utc(number: int) -> bytes:
 
 OPTIONS: dict[str, dict[str, object]] = {
     "csv": {"columns": ["ts", "temperature", "humidity", "pressure"], "time_format": "ms"},
+    "json, nested": {"time": "Time", "time_unit": "ms", "ignore": ["TempUnit"]},
     "struct": {
         "time_unit": "ms",
         "fields": [
@@ -38,12 +41,26 @@ OPTIONS: dict[str, dict[str, object]] = {
         ],
     },
 }
-"""The section of the mapping, for formats that need one."""
+"""The section of the mapping, for formats that need one, and for one kind of messages of a format."""
 
 
 _packed = Struct("<QhHf").pack
+_cbor = Struct(">5sQ13sd10sd10sd").pack
+_senml_cbor = Struct(">7sd20sd18sd17sd").pack
 
 MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
+    "cbor": {
+        "three numbers": lambda n: _cbor(
+            b"\xa4\x62ts\x1b",
+            START_MS + n,
+            b"\x6btemperature\xfb",
+            20 + n % 1000 / 100,
+            b"\x68humidity\xfb",
+            40 + n % 700 / 100,
+            b"\x68pressure\xfb",
+            1000 + n % 90 / 10,
+        ),
+    },
     "csv": {
         "three numbers": lambda n: (
             b"%d,%.2f,%.2f,%.1f" % (START_MS + n, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
@@ -72,6 +89,10 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
             b'{"ts": "%s", "temperature": %.2f, "humidity": %.2f, "pressure": %.1f}'
             % (_utc(n), 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
         ),
+        "nested": lambda n: (
+            b'{"Time": %d, "SI7021": {"Temperature": %.2f, "Humidity": %.2f}, "BMP280": {"Pressure": %.1f}, '
+            b'"TempUnit": "C"}' % (START_MS + n, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+        ),
         "three numbers, each tenth message one less": lambda n: (
             b'{"ts": %d, "temperature": %.2f, "humidity": %d, "gust": %s}'
             % (START_MS + n, 20 + n % 1000 / 100, n % 100, b"null" if n % 10 == 7 else b"1.5")
@@ -90,6 +111,49 @@ MESSAGES: dict[str, dict[str, Callable[[int], bytes]]] = {
         "a number, a boolean and a text": lambda n: (
             b'weather,site=north temperature=%.2f,running=true,state="ok" %d000000'
             % (20 + n % 1000 / 100, START_MS + n)
+        ),
+    },
+    "msgpack": {
+        "three numbers": lambda n: msgspec.msgpack.encode(
+            {
+                "ts": START_MS + n,
+                "temperature": 20 + n % 1000 / 100,
+                "humidity": 40 + n % 700 / 100,
+                "pressure": 1000 + n % 90 / 10,
+            }
+        ),
+        "ten maps of three numbers": lambda n: msgspec.msgpack.encode(
+            [
+                {"ts": START_MS + n + k, "temperature": 20 + n % 1000 / 100, "humidity": n % 70, "pressure": 1000.5}
+                for k in range(10)
+            ]
+        ),
+    },
+    "senml-cbor": {
+        "three numbers": lambda n: _senml_cbor(
+            b"\x83\xa5\x21an\x22\xfb",
+            (START_MS + n) / 1000,
+            b"\x00\x6btemperature\x01cCel\x02\xfb",
+            20 + n % 1000 / 100,
+            b"\xa3\x00\x68humidity\x01c%RH\x02\xfb",
+            40 + n % 700 / 100,
+            b"\xa3\x00\x68pressure\x01bPa\x02\xfb",
+            1000 + n % 90 / 10,
+        ),
+    },
+    "senml-json": {
+        "three numbers": lambda n: (
+            b'[{"bn":"n:","bt":%.3f,"n":"temperature","u":"Cel","v":%.2f},{"n":"humidity","u":"%%RH","v":%.2f},'
+            b'{"n":"pressure","u":"Pa","v":%.1f}]'
+            % ((START_MS + n) / 1000, 20 + n % 1000 / 100, 40 + n % 700 / 100, 1000 + n % 90 / 10)
+        ),
+        "one sensor, ten times": lambda n: (
+            b'[{"bn":"temperature","bu":"Cel","bt":%.3f,"v":%.2f}%s]'
+            % (
+                (START_MS + n) / 1000,
+                20 + n % 1000 / 100,
+                b"".join(b',{"t":%d,"v":%.2f}' % (k, 20 + (n + k) % 1000 / 100) for k in range(1, 10)),
+            )
         ),
     },
     "struct": {
@@ -117,8 +181,8 @@ def _figure(format_: str, kind: str, make: Callable[[int], bytes]) -> Figure:
         _chunk([make(first + number) for number in range(CHUNK)], first) for first in range(0, CHUNK * CHUNKS, CHUNK)
     ]
     ids: dict[Series, int] = {}
-    options = {format_: OPTIONS[format_]} if format_ in OPTIONS else {}
-    mapping = Mapping.model_validate({"format": format_, **options})
+    options = OPTIONS.get(f"{format_}, {kind}", OPTIONS.get(format_))
+    mapping = Mapping.model_validate({"format": format_, **({format_: options} if options else {})})
     config = GatewayConfig(gateway="g", coap=Coap(), mappings=(mapping,))
     decoder = Decoder(config, lambda series: ids.setdefault(series, len(ids)))
     rates = [_rate(decoder, chunks) for _ in range(ROUNDS)]

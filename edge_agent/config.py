@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
+from edge_agent.profiles import expanded
 from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
@@ -355,6 +356,11 @@ class GatewayConfig(Section):
     @classmethod
     def _as_in_the_profile(cls, raw: object) -> object:
         return with_profile(raw, PROFILES)
+
+    @field_validator("mappings", mode="before")
+    @classmethod
+    def _with_profiles(cls, mappings: object) -> object:
+        return expanded(mappings)
 
     @model_validator(mode="after")
     def _collects_something(self) -> "GatewayConfig":

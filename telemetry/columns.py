@@ -16,7 +16,7 @@ DEAD = -1
 
 TIME_FROM_DEVICE = 0
 TIME_FROM_GATEWAY = 1
-"""Quality codes. 0: the device said when it measured. 1: it did not, `measured_at` is the arrival."""
+"""Quality codes. 0: the device said when it measured. 1: it did not, `measured_at` is the arrival or counts from it."""
 
 CUT_NOTE = "; the first {} are kept"
 """The end of a dead letter's reason if its raw bytes are only the beginning of what came."""

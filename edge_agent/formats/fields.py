@@ -6,8 +6,8 @@ null, the arrival counts.
 
 Refused, always as a whole: NaN and infinities, a message without any metric, objects and arrays among the values
 (unless the mapping says how to take them, see `objects`), an absurd `ts`, a name that is no name.
-Limits: METRICS_MAX metrics and READINGS_MAX readings per message, TEXT_BYTES_MAX per text, DEPTH_MAX objects and
-arrays within each other.
+Limits: METRICS_MAX metrics and READINGS_MAX readings per message, TEXT_BYTES_MAX per text and TEXTS_CHARS_MAX in the
+readings of several times, DEPTH_MAX objects and arrays within each other.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +22,7 @@ from telemetry.errors import FieldlineError
 METRICS_MAX = 4096
 READINGS_MAX = 100_000
 TEXT_BYTES_MAX = 64 * 1024
+TEXTS_CHARS_MAX = 16 * 1024 * 1024
 DEPTH_MAX = 16
 
 TOO_DEEP = f"the payload has objects or arrays that are nested deeper than {DEPTH_MAX}"
@@ -65,20 +66,27 @@ def sample(fields: dict[str, Any], measured_at_ms: int | str, quality: int) -> S
     return Sample(metrics, numbers, measured_at_ms, quality, texts)
 
 
-def add_samples(samples: Sequence[Sample], series: SeriesIds, into: Readings) -> None:
+def add_samples(samples: Iterable[Sample], series: SeriesIds, into: Readings) -> None:
     """All readings of a message, or none: raises FieldlineError before any is added, also for a bad name."""
-    if len(samples) == 1:
-        one = samples[0]
-        into.add(series[one.metrics], one.values, one.measured_at_ms, one.quality, one.texts)
+    taken: list[Sample] = []
+    readings = texts_chars = 0
+    for each in samples:  # one by one: a message can say once what belongs to many times
+        taken.append(each)
+        readings += len(each.metrics)
+        texts_chars += sum(map(len, each.texts.values())) if each.texts else 0
+        if readings > READINGS_MAX or texts_chars > TEXTS_CHARS_MAX:
+            raise FieldlineError(
+                f"the message has more than {READINGS_MAX} readings, or {TEXTS_CHARS_MAX} characters in their texts"
+            )
+    if len(taken) == 1:
+        into.add(series[each.metrics], each.values, each.measured_at_ms, each.quality, each.texts)
         return
-    if sum(len(each.metrics) for each in samples) > READINGS_MAX:
-        raise FieldlineError(f"the message has more than {READINGS_MAX} readings")
-    metrics = tuple(dict.fromkeys(chain.from_iterable(each.metrics for each in samples)))
+    metrics = tuple(dict.fromkeys(chain.from_iterable(each.metrics for each in taken)))
     if len(metrics) > METRICS_MAX:
         raise FieldlineError(wrong_count(len(metrics)))
     ids = series[metrics]
     id_of = dict(zip(metrics, ids, strict=True))
-    for each in samples:
+    for each in taken:
         own = ids if each.metrics == metrics else [id_of[metric] for metric in each.metrics]
         into.add(own, each.values, each.measured_at_ms, each.quality, each.texts)
 

@@ -2,15 +2,8 @@
 
   {"ts": 1767225600.25, "power": 1830.5, "running": true, "state": "ok", "gust": null}
 
-A number is a reading, as a float64 (an integer beyond 2^53 is rounded to it). true and false are 1.0 and
-0.0. A string is a text reading. null is no reading.
-`ts` says when the device measured: a number of seconds or milliseconds since 1970 UTC (below 1e11 it is
-seconds: that is the year 5138 in seconds, 1973 in milliseconds), or an RFC 3339 string with its zone. It is
-rounded to the millisecond and must lie in 2000-2099. Without it, or when null, the arrival counts.
-
-Refused, always as a whole: what is no such object, NaN and infinities, a key that comes twice (one of its
-values would be lost silently), a message without any metric, an absurd `ts`, a name that is no name.
-Limits: METRICS_MAX metrics, TEXT_BYTES_MAX per text; the caller limits the payload.
+The rules for values, `ts` and names, and their limits, are those of `fields`. Refused besides: what is no such object,
+and a key that comes twice (one of its values would be lost silently). What is more than that takes `objects`.
 """
 
 import json

@@ -14,7 +14,7 @@ an optional `ts`, or an array of them: see `fields`. The mapping's section of th
 A path is keys, or places in an array from 0, joined by a point. No path names a key that has a point in it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -47,18 +47,16 @@ class ObjectsDecoder:
         return None
 
 
-def flat(message: object, received_at_ms: int) -> list[Sample]:
-    """Of an object of metrics, or an array of them."""
-    samples = []
+def flat(message: object, received_at_ms: int) -> Iterator[Sample]:
+    """Of an object of metrics, or an array of them. Raises FieldlineError, the reason."""
     for fields in _each(message):
         if not isinstance(fields, dict):
             raise FieldlineError("the payload must be an object of metrics, or an array of them")
         ts = fields.pop("ts", None)
         if ts is None:
-            samples.append(sample(fields, received_at_ms, TIME_FROM_GATEWAY))
+            yield sample(fields, received_at_ms, TIME_FROM_GATEWAY)
         else:
-            samples.append(sample(fields, milliseconds(ts), TIME_FROM_DEVICE))
-    return samples
+            yield sample(fields, milliseconds(ts), TIME_FROM_DEVICE)
 
 
 class Selection:
@@ -73,21 +71,30 @@ class Selection:
         fields = [(name, _steps(path)) for name, path in options.fields.items()] or [("", ())]
         self._fields = [(name, steps, _below(left_out, steps)) for name, steps in fields]
 
-    def __call__(self, message: object, received_at_ms: int) -> list[Sample]:
+    def __call__(self, message: object, received_at_ms: int) -> Iterator[Sample]:
         """Raises FieldlineError, the reason."""
         readings = _find(message, self._readings)
         if readings is None:
             raise FieldlineError(f"the message has nothing at {self._options.readings[:60]!r}")
-        return [self._sample(reading, message, received_at_ms) for reading in _each(readings)]
+        for reading in _each(readings):
+            if (taken := self._sample(reading, message, received_at_ms)) is not None:
+                yield taken
 
-    def _sample(self, reading: object, message: object, received_at_ms: int) -> Sample:
+    def _sample(self, reading: object, message: object, received_at_ms: int) -> Sample | None:
+        """None if nothing is left of the reading: the rest is empty, or left out."""
         if not isinstance(reading, dict | list):
             raise FieldlineError("the payload must be an object, or an array of objects or arrays")
         fields: dict[str, Any] = {}
+        has_any = False
         for name, steps, left_out in self._fields:
             value = _look_up(steps, reading, message)
             if value is not None:
+                has_any = True
                 self._flatten(name, value, left_out, fields)
+        if not has_any:
+            raise FieldlineError("the message has none of the fields that the mapping names")
+        if not fields:
+            return None
         ts = _look_up(self._time, reading, message)
         if ts is None:
             return sample(fields, received_at_ms, TIME_FROM_GATEWAY)

@@ -103,13 +103,13 @@ class _Pack:
         """Raises FieldlineError, the reason, and OverflowError for an integer beyond a float64."""
         if not isinstance(records, list):
             raise FieldlineError("a SenML pack must be an array of records")
+        if len(records) > READINGS_MAX:
+            raise FieldlineError(f"the pack has {len(records)} records, at most {READINGS_MAX} are allowed")
         for number, record in enumerate(records, 1):
             try:
                 self._record(record)
             except FieldlineError as error:
                 raise FieldlineError(f"record {number}: {error}") from None
-        if len(self._metrics) > READINGS_MAX:
-            raise FieldlineError(f"the message has more than {READINGS_MAX} readings")
 
     def move_to(self, series: SeriesIds, into: Readings) -> None:
         """Raises FieldlineError for a bad name or unit, before any reading is added."""

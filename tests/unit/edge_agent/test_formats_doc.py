@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import GatewayConfig
+from edge_agent.formats import FORMATS
 from edge_agent.preview import Preview
 
 PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
-EXAMPLES = re.findall(
-    r"^## (\S+)$(?:(?!^## ).)*?^```toml\n(.*?)^```\n+```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL
-)
+SECTIONS = re.split(r"^## (\S+)$", PAGE, flags=re.MULTILINE)[1:]
+EXAMPLES = [
+    (section, toml, example)
+    for section, text in zip(SECTIONS[::2], SECTIONS[1::2], strict=True)
+    for toml, example in re.findall(r"^```toml\n(.*?)^```\n+```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+]
 
 
 def test_there_are_examples() -> None:
-    assert {"csv", "influx", "struct", "text"} <= {section for section, _, _ in EXAMPLES}
+    assert {section for section, _, _ in EXAMPLES} == set(FORMATS)
 
 
 @pytest.mark.parametrize(("section", "toml", "example"), EXAMPLES, ids=[section for section, _, _ in EXAMPLES])
