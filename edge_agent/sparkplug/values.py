@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from math import isinf, isnan
 from typing import Any
 
-from edge_agent.formats.json import TEXT_BYTES_MAX
+from edge_agent.formats.fields import TEXT_BYTES_MAX
 from edge_agent.sparkplug.payload import BOOL, DOUBLE, FLOAT, INT, LONG, STRING, float32, float64, text
 from edge_agent.sparkplug.protobuf import BYTES, VARINT, WireError, fields
 
