@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_agent.formats.json import AT_MS_MAX, AT_MS_MIN
+from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN
 from edge_agent.mapping import name_fault
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.payload import DATASET, Metric, Payload
