@@ -60,6 +60,7 @@ def test_a_flat_map_is_the_same_with_and_without_msgspec(fields: dict[str, objec
         reason = decode(msgspec.msgpack.encode(fields), NOW, readings)
         columns = Columns()
         readings.move_to(columns, NOW)
-        outcomes.append((reason, list(known), repr(columns)))
+        told = reason and reason.split(", got ")[0]  # the number behind it may have been rounded to a float64
+        outcomes.append((told, list(known), repr(columns)))
     if any(name != "ts" for name in fields):  # else it is refused here, and nothing is left of it there
         assert outcomes[0] == outcomes[1]
