@@ -130,12 +130,12 @@ def told(message: Message, fate: Fate) -> Text:
     text = Text(f"{time}  ")
     text.append(topic[:TOPIC_CHARS_MAX], "bold")
     text.append(f"  {size} bytes{', retained' if message.is_retained else ''}")
-    if fate.reason is not None:
-        return text.append(f"\n    dead letter: {fate.reason}\n    {message.payload[:100]!r}", "red")
     for device, metric, value, unit, when, quality in fate.readings[:READINGS_MAX]:
         text.append(f"\n    {device}  {metric} = {value} {unit}".rstrip() + f"  at {when}, {quality}")
     if len(fate.readings) > READINGS_MAX:
         text.append(f"\n    and {len(fate.readings) - READINGS_MAX} readings more")
+    if fate.reason is not None:
+        return text.append(f"\n    dead letter: {fate.reason}\n    {message.payload[:100]!r}", "red")
     return text.append(f"\n    {fate.silence}") if fate.silence else text
 
 

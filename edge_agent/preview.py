@@ -14,12 +14,15 @@ from edge_agent.check import is_collected
 from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.mapping import mapping_of
+from edge_agent.sparkplug.room import is_sparkplug
 from telemetry.clock import SystemClock
-from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY, Columns, Series
+from telemetry.columns import DEAD, TIME_FROM_DEVICE, TIME_FROM_GATEWAY, VALUE_BAD, VALUE_STALE, Columns, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
 
-QUALITIES = {TIME_FROM_DEVICE: "time of the device", TIME_FROM_GATEWAY: "time of arrival"}
+TIMES = {TIME_FROM_DEVICE: "time of the device", TIME_FROM_GATEWAY: "time of arrival"}
+VALUES = {VALUE_BAD: "bad value", VALUE_STALE: "stale value"}
+NO_READING = "no reading: it has no value that is taken"
 WIDTH = 200
 HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality")
 
@@ -43,14 +46,17 @@ class Preview:
         self._config = config
         self._ids: dict[Series, int] = {}
         self._series: list[Series] = []
-        self._decoder = Decoder(config, self._series_id)
+        self._decoder = Decoder(config, self._series_id, births={})
 
     def __call__(self, topic: str, payload: bytes, received_at_ms: int, bytes_: int | None = None) -> Fate:
         """`bytes_`: how long the payload is if only its beginning is here."""
         columns = Columns()
         oversized = {} if bytes_ is None else {0: bytes_}
         refused = self._decoder.decode(Chunk(received_at_ms, [topic], [payload], [0], oversized=oversized), columns)
-        rows = [] if refused else [self._row(columns, at) for at in range(len(columns))]
+        self._decoder.take()  # births that it remembers itself, and commands that are not ours to give
+        rows = [self._row(columns, at) for at in range(len(columns)) if columns.series[at] != DEAD]
+        if self._config.sparkplug is not None and is_sparkplug(topic):
+            return Fate("none, but the section sparkplug", rows, refused.get(0), "" if rows else NO_READING)
         found = mapping_of(self._config.mappings, topic)
         if found is None:
             return Fate("none", rows, refused.get(0))
@@ -58,7 +64,7 @@ class Preview:
         name = f"mappings.{place}" if place < len(self._config.mappings) else "CoAP's own"
         if mapping.ignore:
             return Fate(f"{name}, topic {mapping.topic}", rows, None, "ignored, as the mapping says")
-        silence = "" if rows or refused else "no reading: it has no value that the mapping takes"
+        silence = "" if rows or refused else NO_READING
         return Fate(f"{name}, topic {mapping.topic}, format {mapping.format}", rows, refused.get(0), silence)
 
     def _series_id(self, series: Series) -> int:
@@ -75,7 +81,8 @@ class Preview:
         when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC)
         quality = columns.quality[at]
         time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return device, metric, value, unit, time, QUALITIES.get(quality, str(quality))
+        words = [TIMES[quality & TIME_FROM_GATEWAY], *(word for bit, word in VALUES.items() if quality & bit)]
+        return device, metric, value, unit, time, ", ".join(words)
 
 
 def try_message(config: GatewayConfig, topic: str, payload: bytes) -> None:
@@ -84,11 +91,11 @@ def try_message(config: GatewayConfig, topic: str, payload: bytes) -> None:
     print(f"mapping: {fate.mapping}")
     if not is_collected(config, topic):
         print(f"No message comes to {topic[:200]!r}: mqtt.topics does not have it. Tried all the same:")
-    if fate.reason is not None:
-        raise FieldlineError(f"it would become a dead letter: {fate.reason}")
     if fate.readings:
         console().print(table_of(fate.readings))
-    else:
+    if fate.reason is not None:
+        raise FieldlineError(f"it would become a dead letter: {fate.reason}")
+    if not fate.readings:
         print(f"It would be acknowledged and give nothing: {fate.silence}.")
 
 

@@ -108,7 +108,8 @@ def set_clock(world: "World") -> None:
 
 
 def fill_disk(world: "World") -> None:
-    gateway = world.chance.choice(world.gateways)
+    """Rather of one that may then drop its oldest records."""
+    gateway = world.chance.choice([g for g in world.gateways if g.may_lose] or world.gateways)
     gateway.disk.free = 0
     world.later(world.pause_s(), lambda: setattr(gateway.disk, "free", 10**12))
 
@@ -134,6 +135,7 @@ FAULTS: tuple[Fault, ...] = (
     slow_trunk,
     repeat_batches,
     set_clock,
+    fill_disk,
     fill_disk,
     break_disk,
 )

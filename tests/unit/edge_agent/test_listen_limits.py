@@ -47,6 +47,6 @@ def test_readings_of_a_message_and_messages_have_limits() -> None:
         "    and 7 readings more",
         "(4 messages more came than could be shown)",
         "00:00:00.000  devices/d/telemetry  11 bytes",
-        "    no reading: it has no value that the mapping takes",
+        "    no reading: it has no value that is taken",
     ]
     assert screen.summary() == "2 messages: 57 readings, 0 dead letters. 4 more came than could be shown."

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import Coap, GatewayConfig, Mapping, Mqtt
+from edge_agent.config import Coap, GatewayConfig, Mapping, Mqtt, Sparkplug
 from edge_agent.preview import Preview, payload_of, try_message
 from telemetry.errors import FieldlineError
+from tests.sparkplug import DOUBLE, bd_seq, payload
 
 NOW = 1_767_225_600_000
 
@@ -34,7 +35,24 @@ def test_readings_and_the_mapping_that_takes_them() -> None:
 def test_what_is_ignored() -> None:
     preview = Preview(config(Mapping(topic="a/#", ignore=True), Mapping(topic="b/{device}", only=("x",))))
     assert preview("a/b", b"?", NOW) == ("mappings.0, topic a/#", [], None, "ignored, as the mapping says")
-    assert preview("b/d", b'{"y": 1}', NOW).silence == "no reading: it has no value that the mapping takes"
+    assert preview("b/d", b'{"y": 1}', NOW).silence == "no reading: it has no value that is taken"
+
+
+def test_sparkplug_is_read_with_the_births_that_came_before() -> None:
+    preview = Preview(GatewayConfig(gateway="g", mqtt=Mqtt(), sparkplug=Sparkplug()))
+    alone = preview("spBv1.0/G/NDATA/n", payload({"alias": 7, "datatype": DOUBLE, "double_value": 2.5}, seq=1), NOW)
+    assert alone.mapping == "none, but the section sparkplug"
+    assert alone.readings == []
+    assert alone.reason is not None
+    level = {"name": "level", "alias": 7, "datatype": DOUBLE, "double_value": 1.5}
+    file = {"name": "file", "datatype": 18, "bytes_value": b"x"}
+    born = preview("spBv1.0/G/NBIRTH/n", payload(bd_seq(0), level, file, seq=0), NOW)
+    assert ("G/n", "level", "1.5", "", "2026-01-01T00:00:00.000Z", "time of the device") in born.readings
+    assert born.reason is not None
+    assert "File" in born.reason
+    then = preview("spBv1.0/G/NDATA/n", payload({"alias": 7, "double_value": 2.5}, seq=1), NOW)
+    assert [row[:3] for row in then.readings] == [("G/n", "level", "2.5")]
+    assert then.reason is None
 
 
 def test_dead_letters_and_why() -> None:
@@ -61,7 +79,7 @@ def test_what_is_tried_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     try_message(config(Mapping(topic="x/{device}")), "x/y", b'{"a": null}')
     assert capsys.readouterr().out.splitlines()[1:] == [
         "No message comes to 'x/y': mqtt.topics does not have it. Tried all the same:",
-        "It would be acknowledged and give nothing: no reading: it has no value that the mapping takes.",
+        "It would be acknowledged and give nothing: no reading: it has no value that is taken.",
     ]
     with pytest.raises(FieldlineError, match="it would become a dead letter: the payload is empty"):
         try_message(config(Mapping()), "devices/d/telemetry", b"")
