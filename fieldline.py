@@ -79,18 +79,22 @@ def edge_check(
     ] = None,
     is_hex: Annotated[bool, typer.Option("--hex", help="The payload of --try is in hexadecimal digits.")] = False,
 ) -> None:
-    """Check a config file: every problem as a sentence that names the file and the key."""
-    from edge_agent.check import check
+    """Check a config file: every problem as a sentence that names the file and the key.
 
+    With --try the status is 1 if the message would be a dead letter, or the file cannot be used at all.
+    """
+    from edge_agent.check import check
+    from edge_agent.config import load
+    from edge_agent.preview import payload_of, try_message
+
+    loaded = load(config) if try_ is not None else None
     if findings := check(config):
         print("\n".join(findings), file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"{config}: no problems found")
-    if try_ is not None:
-        from edge_agent.config import load
-        from edge_agent.preview import payload_of, try_message
-
-        try_message(load(config), try_[0], payload_of(try_[1], sys.stdin.buffer, is_hex=is_hex))
+    else:
+        print(f"{config}: no problems found")
+    if loaded is None or try_ is None:
+        raise typer.Exit(bool(findings))
+    try_message(loaded, try_[0], payload_of(try_[1], sys.stdin.buffer, is_hex=is_hex))
 
 
 @edge_app.command("listen")

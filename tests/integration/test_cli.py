@@ -295,6 +295,18 @@ def test_check_tries_a_message(place: Path) -> None:
     assert len(broken.err.splitlines()) == 1
 
 
+def test_check_tries_a_message_although_there_is_something_to_say_of_the_file(place: Path) -> None:
+    (place / "deaf.toml").write_text('gateway = "g"\nspool.free_bytes_min = 0\nmqtt.topics = ["plant/+/state"]\n')
+    done = fieldline("edge", "check", "-c", "deaf.toml", "--try", "devices/a/telemetry", '{"power": 1}', cwd=place)
+    assert done.status == 0
+    assert done.err.startswith("deaf.toml: mqtt.topics: 'plant/+/state' brings messages")
+    assert "No message comes to 'devices/a/telemetry'" in done.out
+    assert "power" in done.out
+    (place / "wrong.toml").write_text("gateway = 5\n")
+    said = refused("edge", "check", "-c", "wrong.toml", "--try", "a/b", "1", cwd=place)
+    assert said.count("gateway must") == 1
+
+
 # ---- simulate
 
 TABLE = "name,time,P\n"
