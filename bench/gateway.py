@@ -34,7 +34,7 @@ def run(directory: Path) -> list[Figure]:
         return figures
     figures += [Figure(f"the same: thingsboard-gateway, {name}", value, unit) for (name, unit), value in theirs.items()]
     return figures + [
-        Figure(f"the same: thingsboard-gateway's {name} against the agent's", theirs[name, unit] / value, "")
+        Figure(f"the same: {name}, thingsboard-gateway against the agent", theirs[name, unit] / value, "")
         for (name, unit), value in ours.items()
         if value
     ]
@@ -64,7 +64,7 @@ async def _steady(stage: Stage) -> dict[tuple[str, str], float]:
     took_s = time.monotonic() - began_s
     used_s, written = stage.cpu_s(), stage.written_bytes()
     return {
-        ("a core's time", "%"): 100 * sum(used_s[name] - before_s[name] for name in gateway) / took_s,
-        ("largest memory", "MB"): sum(stage.memory_peak_mb()[name] for name in gateway),
-        ("written to disk", "kB/s"): sum(written[name] - before_bytes[name] for name in gateway) / took_s / 1000,
+        ("processor time", "% of a core"): 100 * sum(used_s[name] - before_s[name] for name in gateway) / took_s,
+        ("memory at most", "MB"): sum(stage.memory_peak_mb()[name] for name in gateway),
+        ("disk writes", "kB/s"): sum(written[name] - before_bytes[name] for name in gateway) / took_s / 1000,
     }
