@@ -129,17 +129,20 @@ def trim_on_broker_ack() -> Iterator[None]:
 
 @contextmanager
 def receipt_before_ledger() -> Iterator[None]:
-    """Send the receipts while the ledger is being written."""
-    confirm = Worker._confirm
+    """Send the receipts while the rows are being written.
 
-    async def early(self: Worker, intent: Intent) -> None:
-        marks = self._admission.after(intent.ranges)
+    Once they are in the tables it is not to be seen any more: a successor finds them by the intent.
+    """
+    insert_rows = Worker._insert_rows
+
+    async def early(self: Worker, commit: Prepared) -> Intent:
+        marks = self._admission.after(commit.intent.ranges)
         self._admission.commit(marks)
         for key in marks:
             await self._send_receipt(key)
-        await confirm(self, intent)
+        return await insert_rows(self, commit)
 
-    with mock.patch.object(Worker, "_confirm", early):
+    with mock.patch.object(Worker, "_insert_rows", early):
         yield
 
 
