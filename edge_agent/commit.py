@@ -41,6 +41,7 @@ class Group:
     settles: list[tuple[Callable[[Outcome], None], Outcome]] = field(default_factory=list)
     births: dict[str, bytes | None] = field(default_factory=dict)
     commands: list[tuple[str, bytes]] = field(default_factory=list)
+    thinned: int = 0
     payload_bytes: int = 0
 
 
@@ -53,6 +54,7 @@ class Counts:
     records: int = 0
     dead_letters: int = 0
     ignored: int = 0
+    thinned: int = 0
     commits: int = 0
 
 
@@ -84,7 +86,9 @@ class GroupCommit:
             await self._room.wait()
         messages, group = delivery.payload, self._open
         repeated = {i for i in messages.redelivered if self._is_repeated(messages.keys[i])}
+        thinned = self._decoder.thinned
         refused = self._decoder.decode(messages, group.columns, repeated)
+        group.thinned += self._decoder.thinned - thinned
         if todo := self._decoder.take():
             group.births |= todo.births
             group.commands += todo.commands
@@ -96,6 +100,7 @@ class GroupCommit:
         self.counts.repeated += len(repeated)
         self.counts.dead_letters += len(refused)
         self.counts.ignored = self._decoder.ignored
+        self.counts.thinned = self._decoder.thinned
         if self._is_full(group):
             self._room.clear()
         self._filled.set()
@@ -116,7 +121,7 @@ class GroupCommit:
             self._committing = group
             self._filled.clear()
             self._room.set()
-            if len(group.columns):
+            if len(group.columns) or group.thinned:
                 await self._commit(group)
             self._committing = Group()
             for settle, outcome in group.settles:
@@ -130,7 +135,13 @@ class GroupCommit:
         while True:
             try:
                 await loop.run_in_executor(
-                    self._thread, self._spool.append, group.columns, group.keys, self._clock.now_ms(), group.births
+                    self._thread,
+                    self._spool.append,
+                    group.columns,
+                    group.keys,
+                    self._clock.now_ms(),
+                    group.births,
+                    group.thinned,
                 )
             except (FieldlineError, OSError) as error:
                 self._say(str(error) if isinstance(error, FieldlineError) else f"cannot write the spool: {error}")

@@ -100,6 +100,9 @@ def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
+"""Of names, as shells have it: * ? and [...]."""
 TimeUnit = Literal["s", "ms", "us", "ns"]
 Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
 Renamed = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
@@ -305,6 +308,43 @@ class Sparkplug(Section):
     rebirth_interval_s: Seconds = 30.0  # per edge node
 
 
+class Process(Section):
+    """What is done to the readings of a metric before they are spooled, see `edge_agent.processing`."""
+
+    metric: Pattern
+    device: Pattern = "*"
+    unit: Unit | None = None
+    scale: Finite = 1.0
+    offset: Finite = 0.0
+    value_min: Finite | None = None
+    value_max: Finite | None = None
+    interval_s_min: Seconds | None = None
+    deadband: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    deadband_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    heartbeat_s: Seconds = 3600.0
+
+    @property
+    def has_deadband(self) -> bool:
+        """Whether readings that say nothing new are left out."""
+        return self.deadband is not None or self.deadband_percent is not None
+
+    def keeping_all(self) -> "Process":
+        """The same without what leaves readings out."""
+        return self.model_copy(update={"interval_s_min": None, "deadband": None, "deadband_percent": None})
+
+    @model_validator(mode="after")
+    def _can_be_obeyed(self) -> "Process":
+        if self.scale == 0:
+            raise ValueError("scale must not be 0, every reading would become offset")
+        if self.value_min is not None and self.value_max is not None and self.value_min > self.value_max:
+            raise ValueError("value_min must not be above value_max, every reading would be bad")
+        if "heartbeat_s" in self.model_fields_set and not self.has_deadband:
+            raise ValueError("heartbeat_s is how long a deadband keeps silent: give deadband or deadband_percent, too")
+        if self.has_deadband and self.heartbeat_s < (self.interval_s_min or 0):
+            raise ValueError("heartbeat_s must not be below interval_s_min, which comes first")
+        return self
+
+
 class Collect(Section):
     """Limits that hold for every protocol."""
 
@@ -357,6 +397,7 @@ class GatewayConfig(Section):
     coap: Coap | None = None
     mappings: tuple[Mapping, ...] = (Mapping(),)
     sparkplug: Sparkplug | None = None
+    process: Annotated[tuple[Process, ...], Field(max_length=1000)] = ()
     collect: Collect = Collect()
     spool: Spool = Spool()
     uplink: Uplink = Uplink()

@@ -1,7 +1,8 @@
 """The decode stage: a chunk's messages become readings in columns, or dead letters. Pure but for `series_id`.
 
 Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it as a
-repetition or its mapping says to ignore it. Nothing raises: a message that cannot be decoded must not stop those
+repetition or its mapping says to ignore it; of its readings the config's rules may leave some out, counted
+(edge_agent.processing). Nothing raises: a message that cannot be decoded must not stop those
 behind it. Sparkplug's messages have a memory and therefore a room of their own, with another contract:
 edge_agent.sparkplug.
 
@@ -16,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from edge_agent.config import GatewayConfig
 from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
+from edge_agent.processing import Processing
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.room import Room, Todo, is_sparkplug
 from telemetry.columns import CUT_NOTE, Columns, DeadLetter, Series
@@ -36,6 +38,9 @@ class Decoder:
         self, config: GatewayConfig, series_id: Callable[[Series], int], births: Mapping[str, bytes] | None = None
     ) -> None:
         self._limits = config.collect
+        self._processing = Processing(config.process, series_id) if config.process else None
+        if self._processing is not None:
+            series_id = self._processing.series_id
         self._has_sparkplug = config.sparkplug is not None
         self._sparkplug = Room(config.sparkplug, series_id, births) if config.sparkplug and births is not None else None
         self._routes = Routes(config.mappings, series_id, self._special)
@@ -72,16 +77,26 @@ class Decoder:
                     reason = self._failed(topic, error)
             if reason is not None:
                 refused[index] = reason
-                readings.move_to(into, received_at)  # what came before comes before
+                self._move(readings, into, received_at)  # what came before comes before
                 kept = payload[: self._limits.dead_letter_bytes_max]
                 into.add_dead(DeadLetter(topic, kept, reason), received_at)
-        readings.move_to(into, received_at)
+        self._move(readings, into, received_at)
         return refused
+
+    def _move(self, readings: Readings, into: Columns, received_at_ms: int) -> None:
+        if self._processing is not None:
+            self._processing.apply(readings)
+        readings.move_to(into, received_at_ms)
 
     @property
     def ignored(self) -> int:
         """How many messages a mapping said to ignore."""
         return self._routes.ignored.count
+
+    @property
+    def thinned(self) -> int:
+        """How many readings the config's rules have left out."""
+        return 0 if self._processing is None else self._processing.thinned
 
     def take(self) -> Todo | None:
         """What the messages since the last call have led to, beside records."""
@@ -96,9 +111,13 @@ class Decoder:
 
     @classmethod
     def alone(cls, config: GatewayConfig) -> Callable[[Chunk], tuple[Columns, list[Series]]]:
-        """A decoder without a spool: of each chunk the records, and what their series ids stand for."""
+        """A decoder without a spool: of each chunk the records, and what their series ids stand for.
+
+        It leaves no reading out.
+        """
         known: dict[Series, int] = {}
-        decoder = cls(config, lambda series: known.setdefault(series, len(known)))
+        rules = tuple(rule.keeping_all() for rule in config.process)
+        decoder = cls(config.model_copy(update={"process": rules}), lambda series: known.setdefault(series, len(known)))
 
         def decode(chunk: Chunk) -> tuple[Columns, list[Series]]:
             columns = Columns()

@@ -30,7 +30,7 @@ HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality")
 class Fate(NamedTuple):
     """Of one message. mapping: which one takes it, in words. readings: a row each, under HEADINGS.
 
-    reason: why it would be a dead letter, None if it would not. silence: why it has no readings else.
+    reason: why it would be a dead letter, None if it would not. silence: why it has none or fewer readings else.
     """
 
     mapping: str
@@ -52,11 +52,15 @@ class Preview:
         """`bytes_`: how long the payload is if only its beginning is here."""
         columns = Columns()
         oversized = {} if bytes_ is None else {0: bytes_}
+        thinned = self._decoder.thinned
         refused = self._decoder.decode(Chunk(received_at_ms, [topic], [payload], [0], oversized=oversized), columns)
         self._decoder.take()  # births that it remembers itself, and commands that are not ours to give
         rows = [self._row(columns, at) for at in range(len(columns)) if columns.series[at] != DEAD]
+        silence = "" if rows or refused else NO_READING
+        if thinned := self._decoder.thinned - thinned:
+            silence = f"{thinned} readings are left out, as [[process]] says"
         if self._config.sparkplug is not None and is_sparkplug(topic):
-            return Fate("none, but the section sparkplug", rows, refused.get(0), "" if rows else NO_READING)
+            return Fate("none, but the section sparkplug", rows, refused.get(0), silence)
         found = mapping_of(self._config.mappings, topic)
         if found is None:
             return Fate("none", rows, refused.get(0))
@@ -64,7 +68,6 @@ class Preview:
         name = f"mappings.{place}" if place < len(self._config.mappings) else "CoAP's own"
         if mapping.ignore:
             return Fate(f"{name}, topic {mapping.topic}", rows, None, "ignored, as the mapping says")
-        silence = "" if rows or refused else NO_READING
         return Fate(f"{name}, topic {mapping.topic}, format {mapping.format}", rows, refused.get(0), silence)
 
     def _series_id(self, series: Series) -> int:

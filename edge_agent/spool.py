@@ -11,6 +11,8 @@ returns, its records survive a power cut (as far as the disk honours fsync). Tab
            transaction: a message that its sender repeats after a crash is not spooled twice
   births   the Sparkplug birth certificates that hold, by topic (edge_agent.sparkplug), written with the records of the
            same messages
+  thinned  one row: how many readings were left out on purpose (edge_agent.processing) since the spool was made, written
+           with the fingerprints of their messages: none is counted twice
 
 Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
 All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
@@ -125,23 +127,29 @@ class Spool:
         keys: Sequence[int] = (),
         now_ms: int = 0,
         births: Mapping[str, bytes | None] | None = None,
+        thinned: int = 0,
     ) -> tuple[int, int]:
         """Commit records and the fingerprints of their messages; durable on return. (first_seq, last_seq).
 
         births: topic -> the birth certificate to keep from now on, None to forget it.
+        thinned: how many readings of these messages were left out on purpose; it may be that no record is left.
         Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
-        body = chunk.pack(self.epoch, self.next_seq, columns)
+        body = chunk.pack(self.epoch, self.next_seq, columns) if columns else b""
         self._make_room(len(body) + sum(len(payload or b"") for payload in (births or {}).values()), now_ms)
         first = self.next_seq
         series_end = len(self._series)
         with self._transaction():
             new = [(i, *self._series[i]) for i in range(self._series_saved, series_end)]
             self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?)", new)
-            self._db.execute(
-                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-                (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
-            )
+            if columns:
+                self._db.execute(
+                    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
+                    (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
+                )
+            if thinned:
+                self._db.execute("INSERT OR IGNORE INTO thinned VALUES (1, 0)")
+                self._db.execute("UPDATE thinned SET readings = readings + ?", (thinned,))
             self._journal.write(keys, self.epoch, first + len(columns) - 1)
             self._write_births(births or {})
         self._series_saved = series_end

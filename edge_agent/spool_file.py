@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS losses (
 CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, epoch TEXT NOT NULL, keys BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS births (id INTEGER PRIMARY KEY, topic TEXT UNIQUE NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS thinned (id INTEGER PRIMARY KEY, readings INTEGER NOT NULL);
 PRAGMA user_version = 2;
 """
 """edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""
@@ -38,7 +39,10 @@ PRAGMA user_version = 2;
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a spool holds. Times in ms since 1970 UTC, 0 when nothing is waiting."""
+    """What a spool holds. Times in ms since 1970 UTC, 0 when nothing is waiting.
+
+    thinned: how many readings were left out on purpose since it was made.
+    """
 
     gateway: str
     epoch: str
@@ -48,6 +52,7 @@ class Status:
     bytes: int
     oldest_at: int
     lost: int
+    thinned: int = 0
 
 
 @contextlib.contextmanager
@@ -141,6 +146,8 @@ def status_of(db: sqlite3.Connection) -> Status:
         (lost,) = db.execute(
             "SELECT coalesce(sum(last_seq - max(first_seq, ? + 1) + 1), 0) FROM losses", (mark,)
         ).fetchone()
+        (counts,) = db.execute("SELECT count() FROM sqlite_schema WHERE name = 'thinned'").fetchone()
+        thinned = db.execute("SELECT readings FROM thinned").fetchone() if counts else None  # an older agent's has none
         pages, free, size = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
@@ -155,6 +162,7 @@ def status_of(db: sqlite3.Connection) -> Status:
         bytes=(pages - free) * size,
         oldest_at=oldest[0] if oldest else 0,
         lost=lost,
+        thinned=thinned[0] if thinned else 0,
     )
 
 

@@ -67,6 +67,8 @@ def _lines(config: GatewayConfig, status: Status, now_ms: int) -> list[tuple[str
         lines.append(("oldest", f"{oldest:%Y-%m-%d %H:%M:%S} UTC, {age} ago"))
     if status.lost:
         lines.append(("losses", f"{status.lost} records evicted or damaged, declared to the cloud"))
+    if status.thinned:
+        lines.append(("thinned", f"{status.thinned} readings left out on purpose since the spool was made"))
     share = 100 * status.bytes / config.spool.bytes_max
     limit = f"{share:.1f} % of spool.bytes_max = {config.spool.bytes_max / 1e6:.0f} MB"
     lines.append(("bytes", f"{status.bytes / 1e6:.2f} MB, {limit}"))

@@ -20,7 +20,8 @@ TIME_FROM_GATEWAY = 1
 
 VALUE_BAD = 2
 VALUE_STALE = 4
-"""Added to a quality code. The device says of the value that it is bad, or that it is not up to date any more."""
+"""Added to a quality code. The value is bad, as the device says or a range in the gateway's config; the device says
+that it is not up to date any more."""
 
 CUT_NOTE = "; the first {} are kept"
 """The end of a dead letter's reason if its raw bytes are only the beginning of what came."""

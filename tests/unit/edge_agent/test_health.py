@@ -15,6 +15,7 @@ import pytest
 
 from broker_bridge.contract import Status
 from edge_agent.health import FILE, Health, Report, read_report
+from telemetry.columns import Columns
 from tests.brokers import eventually
 from tests.records import NEW_YEAR_MS, numbered
 from tests.spool import opened
@@ -108,6 +109,17 @@ def test_a_status_says_how_many_messages_were_ignored(tmp_path: Path) -> None:
         assert "ignored" not in health.status(spool).collectors
         health.ignored = lambda: 7
         assert health.status(spool).collectors["ignored"] == "7 messages since the start"
+
+
+def test_a_status_says_how_many_readings_were_thinned_out(tmp_path: Path) -> None:
+    with opened(tmp_path / "spool") as spool:
+        health = Rig(tmp_path).health()
+        assert "thinned" not in health.status(spool).collectors
+        spool.append(numbered(1, 1), thinned=2)
+        spool.append(Columns(), thinned=3)
+    with opened(tmp_path / "spool") as spool:
+        assert health.status(spool).collectors["thinned"] == "5 readings since the spool was made"
+        assert spool.next_seq == 2
 
 
 def test_the_file_follows_the_parts(tmp_path: Path) -> None:
