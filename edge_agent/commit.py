@@ -42,6 +42,7 @@ class Group:
     births: dict[str, bytes | None] = field(default_factory=dict)
     commands: list[tuple[str, bytes]] = field(default_factory=list)
     thinned: int = 0
+    windows: dict[int, bytes] = field(default_factory=dict)
     payload_bytes: int = 0
 
 
@@ -89,6 +90,7 @@ class GroupCommit:
         thinned = self._decoder.thinned
         refused = self._decoder.decode(messages, group.columns, repeated)
         group.thinned += self._decoder.thinned - thinned
+        group.windows |= self._decoder.take_windows()
         if todo := self._decoder.take():
             group.births |= todo.births
             group.commands += todo.commands
@@ -142,6 +144,7 @@ class GroupCommit:
                     self._clock.now_ms(),
                     group.births,
                     group.thinned,
+                    group.windows,
                 )
             except (FieldlineError, OSError) as error:
                 self._say(str(error) if isinstance(error, FieldlineError) else f"cannot write the spool: {error}")

@@ -103,6 +103,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
 """Of names, as shells have it: * ? and [...]."""
+Aggregate = Literal["count", "min", "max", "mean", "last", "stddev"]
 TimeUnit = Literal["s", "ms", "us", "ns"]
 Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
 Renamed = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
@@ -322,6 +323,9 @@ class Process(Section):
     deadband: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     deadband_percent: Annotated[float, Field(ge=0, le=100)] | None = None
     heartbeat_s: Seconds = 3600.0
+    window_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    aggregates: Annotated[tuple[Aggregate, ...], Field(min_length=1)] = ("min", "max", "mean")
+    keep_raw: bool = False
 
     @property
     def has_deadband(self) -> bool:
@@ -330,7 +334,8 @@ class Process(Section):
 
     def keeping_all(self) -> "Process":
         """The same without what leaves readings out."""
-        return self.model_copy(update={"interval_s_min": None, "deadband": None, "deadband_percent": None})
+        thins = ("interval_s_min", "deadband", "deadband_percent", "window_s")
+        return self.model_copy(update=dict.fromkeys(thins))
 
     @model_validator(mode="after")
     def _can_be_obeyed(self) -> "Process":
@@ -342,6 +347,10 @@ class Process(Section):
             raise ValueError("heartbeat_s is how long a deadband keeps silent: give deadband or deadband_percent, too")
         if self.has_deadband and self.heartbeat_s < (self.interval_s_min or 0):
             raise ValueError("heartbeat_s must not be below interval_s_min, which comes first")
+        if self.window_s is None and self.model_fields_set & {"aggregates", "keep_raw"}:
+            raise ValueError("aggregates and keep_raw are of a window: give window_s, too")
+        if self.window_s is not None and not self.keep_raw and (self.has_deadband or self.interval_s_min):
+            raise ValueError("deadband and interval_s_min are for raw readings: beside window_s give keep_raw = true")
         return self
 
 

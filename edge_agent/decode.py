@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from edge_agent.config import GatewayConfig
 from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
-from edge_agent.processing import Processing
+from edge_agent.processing import NO_WINDOWS, Processing
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.room import Room, Todo, is_sparkplug
 from telemetry.columns import CUT_NOTE, Columns, DeadLetter, Series
@@ -32,13 +32,18 @@ class Decoder:
 
     births: what a decoder before this one left to remember of Sparkplug's sessions (edge_agent.sparkplug). Without it
     Sparkplug's messages are refused: what one of them says depends on those before it.
+    windows: of series ids, the windows that it left open (edge_agent.windows).
     """
 
     def __init__(
-        self, config: GatewayConfig, series_id: Callable[[Series], int], births: Mapping[str, bytes] | None = None
+        self,
+        config: GatewayConfig,
+        series_id: Callable[[Series], int],
+        births: Mapping[str, bytes] | None = None,
+        windows: Mapping[int, bytes] = NO_WINDOWS,
     ) -> None:
         self._limits = config.collect
-        self._processing = Processing(config.process, series_id) if config.process else None
+        self._processing = Processing(config.process, series_id, windows) if config.process or windows else None
         if self._processing is not None:
             series_id = self._processing.series_id
         self._has_sparkplug = config.sparkplug is not None
@@ -85,7 +90,7 @@ class Decoder:
 
     def _move(self, readings: Readings, into: Columns, received_at_ms: int) -> None:
         if self._processing is not None:
-            self._processing.apply(readings)
+            self._processing.apply(readings, received_at_ms)
         readings.move_to(into, received_at_ms)
 
     @property
@@ -97,6 +102,10 @@ class Decoder:
     def thinned(self) -> int:
         """How many readings the config's rules have left out."""
         return 0 if self._processing is None else self._processing.thinned
+
+    def take_windows(self) -> dict[int, bytes]:
+        """The windows that the messages since the last call have changed, by series id."""
+        return {} if self._processing is None else self._processing.take_windows()
 
     def take(self) -> Todo | None:
         """What the messages since the last call have led to, beside records."""

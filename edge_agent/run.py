@@ -78,7 +78,7 @@ async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
 async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
-    decoder = Decoder(config, spool.series_id, spool.births())
+    decoder = Decoder(config, spool.series_id, spool.births(), spool.windows())
     commit = GroupCommit(spool, decoder, config.collect, clock, thread)
     collectors = make_collectors(config, clock, spool.knows)
     for collector in collectors.values():

@@ -13,6 +13,7 @@ returns, its records survive a power cut (as far as the disk honours fsync). Tab
            same messages
   thinned  one row: how many readings were left out on purpose (edge_agent.processing) since the spool was made, written
            with the fingerprints of their messages: none is counted twice
+  windows  the open windows of series (edge_agent.windows), written with the same messages: each is in its own once
 
 Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
 All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
@@ -128,15 +129,18 @@ class Spool:
         now_ms: int = 0,
         births: Mapping[str, bytes | None] | None = None,
         thinned: int = 0,
+        windows: Mapping[int, bytes] | None = None,
     ) -> tuple[int, int]:
         """Commit records and the fingerprints of their messages; durable on return. (first_seq, last_seq).
 
         births: topic -> the birth certificate to keep from now on, None to forget it.
         thinned: how many readings of these messages were left out on purpose; it may be that no record is left.
+        windows: id of a series -> the window that it has from now on.
         Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
         body = chunk.pack(self.epoch, self.next_seq, columns) if columns else b""
-        self._make_room(len(body) + sum(len(payload or b"") for payload in (births or {}).values()), now_ms)
+        beside = [payload or b"" for payload in (*(births or {}).values(), *(windows or {}).values())]
+        self._make_room(len(body) + sum(map(len, beside)), now_ms)
         first = self.next_seq
         series_end = len(self._series)
         with self._transaction():
@@ -152,6 +156,7 @@ class Spool:
                 self._db.execute("UPDATE thinned SET readings = readings + ?", (thinned,))
             self._journal.write(keys, self.epoch, first + len(columns) - 1)
             self._write_births(births or {})
+            self._db.executemany("INSERT OR REPLACE INTO windows VALUES (?, ?)", (windows or {}).items())
         self._series_saved = series_end
         self._journal.remember(keys)
         self.next_seq = first + len(columns)
@@ -167,6 +172,11 @@ class Spool:
     def births(self) -> dict[str, bytes]:
         """The birth certificates that hold, in the order of arrival. Raises FieldlineError, SpoolCorruptError."""
         return dict(self._db.execute("SELECT topic, payload FROM births ORDER BY id"))
+
+    @told()
+    def windows(self) -> dict[int, bytes]:
+        """The windows of series, by id. Raises FieldlineError, SpoolCorruptError."""
+        return dict(self._db.execute("SELECT id, packed FROM windows"))
 
     @told()
     def read(self, after_seq: int, records_max: int, bytes_max: int) -> Records | Loss | None:

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, epoch TEXT NOT NULL, keys BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS births (id INTEGER PRIMARY KEY, topic TEXT UNIQUE NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS thinned (id INTEGER PRIMARY KEY, readings INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS windows (id INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 PRAGMA user_version = 2;
 """
 """edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""

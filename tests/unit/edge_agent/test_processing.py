@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from edge_agent.decode import Decoder
 from edge_agent.processing import Processing
 from edge_agent.readings import Readings
 from edge_agent.spool_file import read_status
+from edge_agent.windows import unpacked
 from telemetry.columns import TIME_FROM_GATEWAY, VALUE_BAD, Columns, Series
 from telemetry.delivery import Chunk
 from tests.committing import rig
@@ -130,7 +132,8 @@ def test_one_rule_does_not_make_one_series_of_two_units() -> None:
     assert run('[{"n": "t", "u": "a", "v": 4}]')[0][2:4] == ("°C", 2)
     chunk = Chunk(NEW_YEAR_MS, [topic], [b'[{"n": "t", "u": "b", "v": 4}]'], [1])
     assert run.decoder.decode(chunk, Columns()) == {
-        0: "the metric 't' came in 'a' before and now in 'b': one rule of [[process]] cannot make '°C' of both"
+        0: "two things would be the series 't' in '°C': [[process]] gives one unit to a metric that comes in two, "
+        "or an aggregate the name of a metric"
     }
 
 
@@ -195,7 +198,7 @@ def test_whatever_comes_each_reading_is_kept_or_near_one_that_was(
         into = Readings()
         for number, at, value, is_text in part:
             into.add([series[number]], [math.nan if is_text else value], at, 0, {0: f"{value}"} if is_text else None)
-        processing.apply(into)
+        processing.apply(into, 0)
         left = zip(into.series, into.measured_at, into.value, into.quality, range(len(into.value)), strict=True)
         rest = list(left)
         for number, at, value, is_text in part:
@@ -230,50 +233,83 @@ def test_whatever_comes_each_reading_is_kept_or_near_one_that_was(
     assert processing.thinned == out
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.sampled_from(["", "crash", "failure"])), max_size=8))
-def test_every_acknowledged_reading_is_stored_or_counted_once(plan: list[tuple[int, int, str]]) -> None:
-    """plan: messages of a delivery, how far their values are apart, what happens then.
+plans = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.sampled_from(["", "crash", "failure"])), max_size=8)
 
-    After a crash the broker sends again what was not acknowledged, and some that was, marked.
-    """
+
+@settings(deadline=None, max_examples=15)
+@given(plans)
+def test_every_acknowledged_reading_is_stored_or_counted_once(plan: list[tuple[int, int, str]]) -> None:
+    async def main(path: Path) -> None:
+        def account(sent: int) -> None:
+            status = read_status(path)
+            assert status.last_seq + status.thinned == sent, "acknowledged: stored, or counted"
+
+        await live(path, plan, {"metric": "n", "deadband": 1}, account)
+
+    in_a_folder(main)
+
+
+@settings(deadline=None, max_examples=15)
+@given(plans)
+def test_every_acknowledged_reading_is_in_one_window_once(plan: list[tuple[int, int, str]]) -> None:
+    """Messages are a second apart, the last one is far behind all others."""
 
     async def main(path: Path) -> None:
-        sent: list[bytes] = []
-        again = 0  # from here on the broker has heard nothing
-        todo = [*plan, (1, 1, "crash"), (1, 0, "")]
-        while todo:
-            async with rig(path) as it:
-                config = GatewayConfig.model_validate(
-                    {"gateway": "g", "coap": {}, "process": [{"metric": "n", "deadband": 1}]}
-                )
-                it.commit._decoder = Decoder(config, it.spool.series_id)
-                await it.commit.deliver(it.delivery("again", chunk(sent, again, repeated=True)))
-                await it.until_settled(1)
-                while todo:
-                    count, apart, then = todo.pop(0)
-                    first = len(sent)
-                    sent += [b'{"n": %d}' % (number * apart) for number in range(first, first + count)]
-                    if then == "failure":
-                        it.failures = [OSError("no")]
-                    settled = len(it.settled)
-                    await it.commit.deliver(it.delivery("x", chunk(sent, first)))
-                    if then == "crash":  # before its commit, or between that and the acknowledgement
-                        again = max(0, first - 1)
-                        await asyncio.sleep(0.002 * (count % 3))
-                        break
-                    await it.until_settled(settled + 1)
-                    status = read_status(path)
-                    assert status.last_seq + status.thinned == len(sent), "acknowledged: stored, or counted"
-        status = read_status(path)
-        assert status.last_seq + status.thinned == len(sent)
+        sent = await live(path, plan, {"metric": "n", "window_s": 3, "aggregates": ["count", "last"]}, lambda _: None)
+        async with rig(path) as it:
+            counts, lasts = it.values()[::2], it.values()[1::2]
+            last = unpacked(it.spool.windows()[0])
+            assert read_status(path).thinned == sent
+        assert last.count == 1
+        assert sum(counts) == sent - 1
+        assert len(lasts) == (sent + 1) // 3, "full windows, one after another"
 
+    in_a_folder(main)
+
+
+def in_a_folder(main: Callable[[Path], Coroutine[Any, Any, None]]) -> None:
     module.RETRY_S = 0.0
     try:
         with TemporaryDirectory() as folder:
             asyncio.run(main(Path(folder)))
     finally:
         module.RETRY_S = RETRY_S
+
+
+async def live(
+    path: Path, plan: list[tuple[int, int, str]], rule: dict[str, Any], account: Callable[[int], None]
+) -> int:
+    """An agent that crashes. How many messages it was sent; `account` is told whenever all of them are acknowledged.
+
+    plan: messages of a delivery, how far their values are apart, what happens then. After a crash the broker sends
+    again what was not acknowledged, and one that was, marked.
+    """
+    sent: list[bytes] = []
+    again = 0  # from here on the broker has heard nothing
+    todo = [*plan, (1, 1, "crash"), (1, 0, "")]
+    while todo:
+        async with rig(path) as it:
+            config = GatewayConfig.model_validate({"gateway": "g", "coap": {}, "process": [rule]})
+            it.commit._decoder = Decoder(config, it.spool.series_id, windows=it.spool.windows())
+            await it.commit.deliver(it.delivery("again", chunk(sent, again, repeated=True)))
+            await it.until_settled(1)
+            while todo:
+                count, apart, then = todo.pop(0)
+                first = len(sent)
+                for number in range(first, first + count):
+                    at_ms = NEW_YEAR_MS + 1000 * number + (0 if todo else 3_600_000)
+                    sent.append(b'{"ts": %d, "n": %d}' % (at_ms, number * apart))
+                if then == "failure":
+                    it.failures = [OSError("no")]
+                settled = len(it.settled)
+                await it.commit.deliver(it.delivery("x", chunk(sent, first)))
+                if then == "crash":  # before its commit, or between that and the acknowledgement
+                    again = max(0, first - 1)
+                    await asyncio.sleep(0.002 * (count % 3))
+                    break
+                await it.until_settled(settled + 1)
+                account(len(sent))
+    return len(sent)
 
 
 def chunk(sent: list[bytes], first: int, *, repeated: bool = False) -> Chunk:
