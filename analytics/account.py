@@ -61,6 +61,12 @@ def fetch(client: Client) -> list[Row]:
     return rows
 
 
+def thinned(client: Client) -> int:
+    """How many readings the gateways' present spools have left out on purpose, as they last said."""
+    [(count,)] = client.query("SELECT sum(thinned) FROM fieldline.gateways FINAL").result_rows
+    return int(count)
+
+
 def total(rows: Sequence[Row]) -> Row:
     """All rows added up. Its own identity proves less than that of every row."""
     return Row("total", "", *(sum(getattr(row, name) for row in rows) for name in _NUMBERS))
@@ -79,30 +85,31 @@ def run(
         where = address(url)
         with closing(connect(url, database="default")) as client:
             try:
-                rows = fetch(client)
+                rows, left_out = fetch(client), thinned(client)
             except ClickHouseError as error:
                 raise explain(error, where) from error
     except FieldlineError as error:
         print(error, file=err)
         return 1
     holds = all(row.identity_holds for row in rows)
-    print(_as_json(rows, holds=holds) if fmt == "json" else "", end="", file=out)
+    print(_as_json(rows, left_out, holds=holds) if fmt == "json" else "", end="", file=out)
     if fmt == "table":
         width = None if out.isatty() else WIDTH_IN_PIPES
-        _show(rows, Console(file=out, highlight=False, width=width), holds=holds)
+        _show(rows, Console(file=out, highlight=False, width=width), left_out, holds=holds)
     return 0 if holds else 1
 
 
-def _as_json(rows: Sequence[Row], *, holds: bool) -> str:
+def _as_json(rows: Sequence[Row], left_out: int, *, holds: bool) -> str:
     document = {
         "rows": [asdict(row) | {"identity_holds": row.identity_holds} for row in rows],
         "total": {name: getattr(total(rows), name) for name in _NUMBERS},
+        "thinned": left_out,
         "identity_holds": holds,
     }
     return json.dumps(document, indent=2) + "\n"
 
 
-def _show(rows: Sequence[Row], console: Console, *, holds: bool) -> None:
+def _show(rows: Sequence[Row], console: Console, left_out: int, *, holds: bool) -> None:
     if not rows:
         console.print("No gateway has sent anything yet.")
         return
@@ -118,6 +125,8 @@ def _show(rows: Sequence[Row], console: Console, *, holds: bool) -> None:
     _add(table, sums, "bold")
     console.print(table)
     console.print(_verdict(rows, sums, holds=holds), soft_wrap=True)
+    if left_out:
+        console.print(f"Gateways have left out {left_out:,} readings on purpose; these have no seq.", soft_wrap=True)
 
 
 def _add(table: Table, row: Row, style: str | None) -> None:

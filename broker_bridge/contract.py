@@ -152,6 +152,7 @@ class Status:
     spool_bytes: int
     spool_oldest_at: int
     collectors: dict[str, str] = field(default_factory=dict)
+    thinned: int = 0
 
     def encode(self) -> bytes:
         return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}).encode()
@@ -159,7 +160,7 @@ class Status:
     @classmethod
     def decode(cls, payload: bytes) -> "Status":
         """Raises WireError."""
-        content = _object(payload)
+        content = {"thinned": 0} | _object(payload)  # an older agent does not say it
         try:
             numbers = {name: int(content[name]) for name in _STATUS_NUMBERS}
             if any(not 0 <= number < 2**63 for number in numbers.values()):
@@ -175,7 +176,7 @@ class Status:
             raise WireError(f"not a status: {error}") from error
 
 
-_STATUS_NUMBERS = ("reported_at", "mark", "last_seq", "spool_records", "spool_bytes", "spool_oldest_at")
+_STATUS_NUMBERS = ("reported_at", "mark", "last_seq", "spool_records", "spool_bytes", "spool_oldest_at", "thinned")
 
 
 def _object(payload: bytes) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Health:
             spool_records=held.records,
             spool_bytes=held.bytes,
             spool_oldest_at=max(held.oldest_at, 0),
-            collectors=self._states() | _thinned(held.thinned),
+            collectors=self._states(),
+            thinned=held.thinned,
         )
 
     def _states(self) -> dict[str, str]:
@@ -92,10 +93,6 @@ class Health:
             new.replace(self.directory / FILE)
         except OSError:
             pass  # a full disk: what is wrong is in the log, and the spool says it, too
-
-
-def _thinned(readings: int) -> dict[str, str]:
-    return {"thinned": f"{readings} readings since the spool was made"} if readings else {}
 
 
 def read_report(directory: Path) -> Report | None:

@@ -152,5 +152,6 @@ GATEWAYS = Target(
         ("spool_oldest_at", TIME, f"Nullable({TIME64})"),
         ("mark", pa.uint64(), "UInt64"),
         ("last_seq", pa.uint64(), "UInt64"),
+        ("thinned", pa.uint64(), "UInt64"),
     ),
 )

@@ -340,4 +340,5 @@ def _gateway_row(gateway: str, status: Status, now_ms: int) -> dict[str, object]
         "spool_oldest_at": min(status.spool_oldest_at, 4_102_444_799_999) or None,
         "mark": status.mark,
         "last_seq": status.last_seq,
+        "thinned": status.thinned,
     }

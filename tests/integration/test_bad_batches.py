@@ -373,10 +373,10 @@ def test_a_status_at_the_limits_is_taken(rig: Rig, worker: WorkerProcess) -> Non
     async def run() -> None:
         async with rig.gateway("large") as gateway:
             top = 2**63 - 1
-            await gateway.send(Status("e1", "1", top, top, top, top, top, top, {"m": "x"}).encode(), "status")
+            await gateway.send(Status("e1", "1", top, top, top, top, top, top, {"m": "x"}, top).encode(), "status")
 
     asyncio.run(run())
-    query = "SELECT mark, spool_bytes, toYear(spool_oldest_at) FROM fieldline.gateways FINAL WHERE gateway = 'large'"
+    query = "SELECT mark, thinned, toYear(spool_oldest_at) FROM fieldline.gateways FINAL WHERE gateway = 'large'"
     wait_until(lambda: rig.rows(query) == [(2**63 - 1, 2**63 - 1, 2099)], "the status is stored")
     assert not worker.has_ended
 

@@ -352,6 +352,21 @@ def test_account_says_what_is_wrong_by_its_exit_status(server, client, books, ca
     assert "The accounting is broken for h/e: 2 missing, 0 duplicates." in capsys.readouterr().out
 
 
+def test_account_says_how_many_readings_were_left_out(server, client, books, capsys):
+    books.stored("g", "e", 1, 3)
+    books.ledger("g", "e", 3)
+    for reported_at, count in ((1, 5), (2, 1234)):
+        row = f"('g', {reported_at}, {count})"
+        client.command(f"INSERT INTO fieldline.gateways (gateway, reported_at, thinned) VALUES {row}")
+    try:
+        assert account.run(server.url) == 0
+        assert "Gateways have left out 1,234 readings on purpose" in capsys.readouterr().out
+        assert account.run(server.url, "json") == 0
+        assert json.loads(capsys.readouterr().out)["thinned"] == 1234
+    finally:
+        client.command("TRUNCATE TABLE fieldline.gateways")
+
+
 def test_account_as_json(server, books, capsys):
     books.stored("g", "e", 1, 10)
     books.ledger("g", "e", 11)

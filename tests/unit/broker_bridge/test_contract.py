@@ -90,7 +90,14 @@ def test_a_status_of_anything_is_a_status_or_a_sentence(payload: bytes) -> None:
         assert 0 <= Status.decode(payload).last_seq < 2**63
 
 
-@pytest.mark.parametrize("field", ["reported_at", "mark", "last_seq", "spool_records", "spool_bytes"])
+def test_a_status_of_an_older_agent_is_a_status() -> None:
+    content = json.loads(Status("e", "0", 1, 2, 3, 4, 5, 6, thinned=7).encode())
+    assert Status.decode(json.dumps(content).encode()).thinned == 7
+    del content["thinned"]
+    assert Status.decode(json.dumps(content).encode()).thinned == 0
+
+
+@pytest.mark.parametrize("field", ["reported_at", "mark", "last_seq", "spool_records", "spool_bytes", "thinned"])
 @pytest.mark.parametrize("value", [-1, 2**63, None, "x", float("inf"), []])
 def test_a_status_with_a_number_that_cannot_be_is_refused(field: str, value: object) -> None:
     content = json.loads(Status("e", "0", 1, 2, 3, 4, 5, 6).encode())
