@@ -3,6 +3,7 @@
   8 bytes     the epoch
   uint64      first_seq
   uint32      n, the number of records: with these, a body says what it is, wherever in a damaged file it is found
+  byte        only of a chunk that is undated (edge_agent.boot): 3; then 16 bytes, the boot, and int64, its zero
   byte        how the rest is compressed: 1 as one zstd frame; 2 by deflate (RFC 1951), for up to SMALL_BYTES
   then        compressed, with all integers little-endian:
     uint32    n
@@ -26,16 +27,19 @@ from backports import zstd
 
 from telemetry.columns import Columns, DeadLetter
 
-ZSTD, DEFLATE = b"\x01", b"\x02"
+ZSTD, DEFLATE, UNDATED = b"\x01", b"\x02", b"\x03"
 LEVEL = 1  # of either: a third of the size for a tenth of a microsecond per reading
 SMALL_BYTES = 2048
 """Commits of a few messages are read and written in a fifth of the time without zstd's contexts, 13 us each to make."""
 DEFLATE_WINDOW = -12
 """As a power of two, not below SMALL_BYTES; negative: no header and no checksum."""
+HEAD_BYTES = 45
+"""Of an undated body: what comes before the columns."""
 READING_BYTES = 29
 """Of one record's five numbers, uncompressed."""
 
 _STAMP = struct.Struct("<8sQI")
+_UPTIME = struct.Struct("<16sq")
 
 assert sys.byteorder == "little", "the chunk format is the memory's, little-endian"
 
@@ -43,14 +47,32 @@ _sparse = msgspec.msgpack.Encoder()
 _unsparse = msgspec.msgpack.Decoder(tuple[dict[int, str], dict[int, DeadLetter]])
 
 
-def pack(epoch: str, first_seq: int, columns: Columns) -> bytes:
+class Uptime(NamedTuple):
+    """What dates a chunk whose gateway did not know the time. boot: 16 bytes.
+
+    zero_ms: what the wall clock showed when the monotonic clock was 0, in ms since 1970.
+    """
+
+    boot: bytes
+    zero_ms: int
+
+
+def pack(epoch: str, first_seq: int, columns: Columns, uptime: Uptime | None = None) -> bytes:
     """Columns as the body of the commit that gave them their seqs. epoch: 16 hexadecimal digits."""
-    return _STAMP.pack(bytes.fromhex(epoch), first_seq, len(columns)) + encode(columns)
+    undated = UNDATED + _UPTIME.pack(*uptime) if uptime else b""
+    return _STAMP.pack(bytes.fromhex(epoch), first_seq, len(columns)) + undated + encode(columns)
 
 
 def unpack(body: bytes) -> Columns:
     """The columns of a body whose checksum was right."""
-    return decode(body[_STAMP.size :])
+    return decode(body[HEAD_BYTES if uptime(body) else _STAMP.size :])
+
+
+def uptime(body: bytes) -> Uptime | None:
+    """What dates a body, or its first HEAD_BYTES; None if it has its date."""
+    if len(body) < HEAD_BYTES or body[_STAMP.size] != UNDATED[0]:
+        return None
+    return Uptime(*_UPTIME.unpack_from(body, _STAMP.size + 1))
 
 
 class Stamp(NamedTuple):

@@ -172,6 +172,7 @@ class Csv(Section):
     decimal_comma: bool = False
     time_column: Annotated[str, StringConstraints(min_length=1)] = "ts"
     time_format: Literal["iso8601"] | TimeUnit = "iso8601"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
 
     @model_validator(mode="after")
     def _knows_its_columns(self) -> "Csv":
@@ -184,6 +185,8 @@ class Csv(Section):
             raise ValueError("columns must name one beside the time's")
         if self.decimal_comma and self.delimiter == ",":
             raise ValueError("decimal_comma needs another delimiter than ','")
+        if self.time_zone and self.time_format != "iso8601":
+            raise ValueError("time_zone is for time_format = 'iso8601'; numbers count from 1970 UTC")
         return self
 
 
@@ -364,6 +367,14 @@ class Collect(Section):
     commit_records_max: Annotated[int, Field(ge=1)] = 50_000
 
 
+class Time(Section):
+    """Which times are believed: of devices, see `edge_agent.plausibility`; the gateway's own, see `edge_agent.boot`."""
+
+    device_ahead_s_max: Annotated[float, Field(ge=0, le=1e10)] = 86_400.0
+    device_behind_days_max: Annotated[float, Field(ge=0, le=100_000)] = 3650.0
+    wait_for_clock: bool = True
+
+
 class Spool(Section):
     """The durable queue on disk."""
 
@@ -408,6 +419,7 @@ class GatewayConfig(Section):
     sparkplug: Sparkplug | None = None
     process: Annotated[tuple[Process, ...], Field(max_length=1000)] = ()
     collect: Collect = Collect()
+    time: Time = Time()
     spool: Spool = Spool()
     uplink: Uplink = Uplink()
 

@@ -17,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from edge_agent.config import GatewayConfig
 from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
+from edge_agent.plausibility import judge
 from edge_agent.processing import NO_WINDOWS, Processing
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.room import Room, Todo, is_sparkplug
@@ -46,6 +47,7 @@ class Decoder:
         self._processing = Processing(config.process, series_id, windows) if config.process or windows else None
         if self._processing is not None:
             series_id = self._processing.series_id
+        self._time = config.time
         self._has_sparkplug = config.sparkplug is not None
         self._sparkplug = Room(config.sparkplug, series_id, births) if config.sparkplug and births is not None else None
         self._routes = Routes(config.mappings, series_id, self._special)
@@ -89,6 +91,7 @@ class Decoder:
         return refused
 
     def _move(self, readings: Readings, into: Columns, received_at_ms: int) -> None:
+        judge(readings, received_at_ms, self._time)
         if self._processing is not None:
             self._processing.apply(readings, received_at_ms)
         readings.move_to(into, received_at_ms)

@@ -16,12 +16,25 @@ from edge_agent.decode import Decoder
 from edge_agent.mapping import mapping_of
 from edge_agent.sparkplug.room import is_sparkplug
 from telemetry.clock import SystemClock
-from telemetry.columns import DEAD, TIME_FROM_DEVICE, TIME_FROM_GATEWAY, VALUE_BAD, VALUE_STALE, Columns, Series
+from telemetry.columns import (
+    DEAD,
+    TIME_FROM_DEVICE,
+    TIME_FROM_GATEWAY,
+    TIME_NOT_BELIEVED,
+    VALUE_BAD,
+    VALUE_STALE,
+    Columns,
+    Series,
+)
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
 
 TIMES = {TIME_FROM_DEVICE: "time of the device", TIME_FROM_GATEWAY: "time of arrival"}
-VALUES = {VALUE_BAD: "bad value", VALUE_STALE: "stale value"}
+MARKS = {
+    VALUE_BAD: "bad value",
+    VALUE_STALE: "stale value",
+    TIME_NOT_BELIEVED: "the device's was not believed",
+}
 NO_READING = "no reading: it has no value that is taken"
 WIDTH = 200
 HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality")
@@ -84,7 +97,7 @@ class Preview:
         when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC)
         quality = columns.quality[at]
         time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        words = [TIMES[quality & TIME_FROM_GATEWAY], *(word for bit, word in VALUES.items() if quality & bit)]
+        words = [TIMES[quality & TIME_FROM_GATEWAY], *(word for bit, word in MARKS.items() if quality & bit)]
         return device, metric, value, unit, time, ", ".join(words)
 
 

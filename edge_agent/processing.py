@@ -10,7 +10,8 @@ rule does, in this order:
                             it, is left out, if its quality is the same and that one is no older than heartbeat_s
   window_s                  the reading goes into its series' window (edge_agent.windows). Its aggregates are series of
                             their own, METRIC.mean; without keep_raw the reading itself is left out. Bad and stale
-                            values, texts and what comes too late for its window are kept as they are instead.
+                            values, texts, what comes too late for its window, and what is taken before the gateway's
+                            clock is set (edge_agent.boot) are kept as they are instead.
 
 Times are measured_at. A reading is compared with the newest one that was kept; one that was measured before that is
 kept itself and changes nothing: what else was kept at its time is not known any more, so no backlog that comes after
@@ -31,6 +32,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from edge_agent.config import Process
+from edge_agent.plausibility import CLOCK_SET_MS_MIN
 from edge_agent.readings import DROPPED, NAME_CHARS_MAX, Readings
 from edge_agent.windows import Window, unpacked
 from telemetry.columns import VALUE_BAD, VALUE_STALE, Series
@@ -145,7 +147,8 @@ class Processing:
                 qualities[position] |= VALUE_BAD
             at_ms, quality = times[position], qualities[position]
             is_kept = True
-            if rule.window_ms and not quality & (VALUE_BAD | VALUE_STALE) and isfinite(value):
+            is_good = not quality & (VALUE_BAD | VALUE_STALE) and isfinite(value)
+            if rule.window_ms and is_good and at_ms >= CLOCK_SET_MS_MIN:
                 window = self._window(id_, rule, at_ms, received_at_ms, closed)
                 if window is not None:
                     window.add(value, at_ms, quality, received_at_ms)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
+from edge_agent.boot import Boot
 from edge_agent.collect import Collector, Publisher
 from edge_agent.commit import GroupCommit
 from edge_agent.config import Coap, GatewayConfig
@@ -78,6 +79,7 @@ async def _with_spool(config: GatewayConfig, stopping: asyncio.Event) -> None:
 async def _work(
     config: GatewayConfig, spool: Spool, thread: ThreadPoolExecutor, clock: Clock, stopping: asyncio.Event
 ) -> None:
+    spool.boot = Boot(clock, waits=config.time.wait_for_clock)
     decoder = Decoder(config, spool.series_id, spool.births(), spool.windows())
     commit = GroupCommit(spool, decoder, config.collect, clock, thread)
     collectors = make_collectors(config, clock, spool.knows)

@@ -14,6 +14,7 @@ returns, its records survive a power cut (as far as the disk honours fsync). Tab
   thinned  one row: how many readings were left out on purpose (edge_agent.processing) since the spool was made, written
            with the fingerprints of their messages: none is counted twice
   windows  the open windows of series (edge_agent.windows), written with the same messages: each is in its own once
+  boots    when boots began that took records before their clock was set (edge_agent.spool_dates)
 
 Invariant: chunks and losses together hold every seq from mark+1 to next_seq-1, without holes or overlaps.
 All methods block; the agent calls them from one thread. `read` and `status` of another process are safe at
@@ -33,7 +34,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from edge_agent import chunk, quarantine, spool_file
+from edge_agent import chunk, quarantine, spool_dates, spool_file
+from edge_agent.boot import Began, Boot
 from edge_agent.config import Spool as SpoolConfig
 from edge_agent.journal import Journal
 from edge_agent.spool_file import Status, told
@@ -51,6 +53,8 @@ class Spool:
     """An open spool; use `open_spool`, which also deals with what cannot be opened."""
 
     is_copy = False
+    boot: Boot | None = None
+    """Set by an agent that waits for the time; without it nothing becomes undated."""
 
     def __init__(self, config: SpoolConfig, gateway: str, series_max: int = 1_000_000) -> None:
         self._config = config
@@ -82,6 +86,8 @@ class Spool:
         self.gateway, self.epoch, self.mark = meta
         self._load_series()
         self._page_bytes = self._pragma("page_size")
+        self._undated_boot = spool_dates.last_boot(self._db)  # of the last chunk
+        self._has_said_undated = False
         self._journal = Journal(self._db)
         self.next_seq = spool_file.last_seq_of(self._db, self.mark) + 1
 
@@ -138,7 +144,9 @@ class Spool:
         windows: id of a series -> the window that it has from now on.
         Raises SpoolFullError, FieldlineError and OSError (nothing was taken, try again later), SpoolCorruptError.
         """
-        body = chunk.pack(self.epoch, self.next_seq, columns) if columns else b""
+        earliest_ms = min(columns.received_at, default=now_ms)
+        uptime = self.boot.uptime(earliest_ms) if self.boot else None
+        body = chunk.pack(self.epoch, self.next_seq, columns, uptime) if columns else b""
         beside = [payload or b"" for payload in (*(births or {}).values(), *(windows or {}).values())]
         self._make_room(len(body) + sum(map(len, beside)), now_ms)
         first = self.next_seq
@@ -149,7 +157,7 @@ class Spool:
             if columns:
                 self._db.execute(
                     "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-                    (first, len(columns), min(columns.received_at), zlib.crc32(body), body),
+                    (first, len(columns), earliest_ms, zlib.crc32(body), body),
                 )
             if thinned:
                 self._db.execute("INSERT OR IGNORE INTO thinned VALUES (1, 0)")
@@ -157,7 +165,11 @@ class Spool:
             self._journal.write(keys, self.epoch, first + len(columns) - 1)
             self._write_births(births or {})
             self._db.executemany("INSERT OR REPLACE INTO windows VALUES (?, ?)", (windows or {}).items())
+            if self.boot and self._undated_boot == self.boot.id and (began_ms := self.boot.began()) is not None:
+                spool_dates.write(self._db, self.boot.id, Began(began_ms, is_estimate=False))
         self._series_saved = series_end
+        if columns:
+            self._undated_boot = uptime.boot if uptime else None
         self._journal.remember(keys)
         self.next_seq = first + len(columns)
         return first, self.next_seq - 1
@@ -192,21 +204,50 @@ class Spool:
         if loss and loss[0] <= after_seq + 1:
             return Loss(after_seq + 1, *loss[1:])
         damaged: list[tuple[int, int, bytes]] = []
+        undated: list[int] = []
         with contextlib.closing(self._chunks_from(after_seq + 1)) as rows:
-            columns = chunk.gather(self._whole(rows, damaged), after_seq, records_max, bytes_max)
+            columns = chunk.gather(self._whole(rows, damaged, undated), after_seq, records_max, bytes_max)
         if columns:
             return Records(after_seq + 1, columns)
+        if undated:
+            return self.read(after_seq, records_max, bytes_max) if self._date(undated[0]) else None
         return replace(self._declare_damaged(*damaged[0]), first_seq=after_seq + 1) if damaged else None
 
     def _whole(
-        self, rows: Iterable[tuple[int, int, int, bytes]], damaged: list[tuple[int, int, bytes]]
+        self, rows: Iterable[tuple[int, int, int, bytes]], damaged: list[tuple[int, int, bytes]], undated: list[int]
     ) -> Iterator[tuple[int, Columns]]:
-        """(first_seq, columns) of chunks up to the first that is damaged, which is put into `damaged`."""
+        """(first_seq, columns) of chunks up to the first that is damaged or undated, which is put there."""
         for first, records, crc, body in rows:
             if chunk.stamp(body, crc) != (self.epoch, first, records):
                 damaged.append((first, first + records - 1, body))
                 return
+            if chunk.uptime(body) is not None:
+                undated.append(first)
+                return
             yield first, chunk.unpack(body)
+
+    def _date(self, first_seq: int) -> bool:
+        """Give the undated chunk at first_seq, and some of those behind it, their times; False while nobody knows them.
+
+        Durable before anything of them is sent.
+        """
+        found = spool_dates.began_of(self._db, first_seq, self.boot)
+        if found is None:
+            self._say_undated()
+            return False
+        self._db.execute("PRAGMA secure_delete = ON")  # no salvage shall find a record with its old times, too
+        with self._transaction():
+            spool_dates.date_from(self._db, self.epoch, first_seq, *found)
+        self._db.execute("PRAGMA secure_delete = OFF")
+        return True
+
+    def _say_undated(self) -> None:
+        if not self._has_said_undated:
+            log.warning(
+                "The gateway's clock is not set: what arrived without a date is kept, and sent once it is. "
+                "Set the clock, or say wait_for_clock = false in [time]."
+            )
+        self._has_said_undated = True
 
     def _chunks_from(self, seq: int) -> sqlite3.Cursor:
         """(first_seq, records, crc, body) of the chunk that holds seq, and of all that follow."""
@@ -270,7 +311,7 @@ class Spool:
         ).fetchone()
         if row is not None:
             first, records, body = row
-            body = chunk.pack(self.epoch, start, chunk.unpack(body).slice(start - first, records))
+            body = chunk.pack(self.epoch, start, chunk.unpack(body).slice(start - first, records), chunk.uptime(body))
             self._db.execute(
                 "UPDATE chunks SET first_seq = ?, records = ?, crc = ?, body = ? WHERE first_seq = ?",
                 (start, first + records - start, zlib.crc32(body), body, first),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_agent import chunk
+from edge_agent.boot import Began, date
 from edge_agent.sqlite_pages import Pages, Value
 from telemetry.columns import DEAD, NAN, Columns, DeadLetter, Series
 from telemetry.errors import FieldlineError
@@ -80,6 +81,7 @@ class SpoolCopy:
         self._losses: dict[int, Loss] = {}
         self._journal: dict[int, bytes] = {}
         self._ends: dict[str, int] = {}
+        self._boots: dict[bytes, Began] = {}
         self._firsts, self._lasts, self._places = array("Q"), array("Q"), array("Q")
         try:
             self._pages = Pages(file)
@@ -128,6 +130,8 @@ class SpoolCopy:
             case [None, int(last), str(reason), int(at)] if 0 < rowid <= last:
                 if rowid not in self._losses or self._losses[rowid].last_seq < last:  # else an older version of it
                     self._losses[rowid] = Loss(rowid, last, reason, at)
+            case [None, bytes(boot), int(at), int(is_estimate)]:
+                self._boots[boot] = Began(at, bool(is_estimate))
             case [None, int(last), str(epoch), bytes(keys)] if len(keys) % 8 == 0:
                 self._journal[rowid] = keys
                 self._ends[epoch] = max(self._ends.get(epoch, 0), last)
@@ -187,7 +191,14 @@ class SpoolCopy:
             for rowid, row in self._pages.rows(self._places[index]):
                 found = _chunk(rowid, row)
                 if found and found.stamp.epoch == self.epoch and found.last >= first and found.first <= last:
-                    yield found.first, self._named(chunk.unpack(found.body))
+                    yield found.first, self._named(self._dated(found.body))
+
+    def _dated(self, body: bytes) -> Columns:
+        """With its times, if its agent had learned when they were; else as its gateway's clock had them."""
+        columns, uptime = chunk.unpack(body), chunk.uptime(body)
+        if uptime is not None and uptime.boot in self._boots:
+            date(columns, uptime, self._boots[uptime.boot])
+        return columns
 
     def _named(self, columns: Columns) -> Columns:
         """Readings of unknown series as dead letters, in place."""

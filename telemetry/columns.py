@@ -23,6 +23,12 @@ VALUE_STALE = 4
 """Added to a quality code. The value is bad, as the device says or a range in the gateway's config; the device says
 that it is not up to date any more."""
 
+TIME_NOT_BELIEVED = 8
+"""Added to TIME_FROM_GATEWAY. The device did say when it measured, but a time that cannot be true."""
+
+TIME_ESTIMATED = 16
+"""Added to TIME_FROM_GATEWAY. The gateway went off without having learned the time: it is the latest it can be."""
+
 CUT_NOTE = "; the first {} are kept"
 """The end of a dead letter's reason if its raw bytes are only the beginning of what came."""
 

@@ -5,8 +5,8 @@
 The mapping names the columns, or says that the first line of each message does. A cell is read like a payload of
 format `text`, quoted or not: a decimal number, a word for 1 or 0, or a text; an empty one, `nan` and `null` are no
 reading. With `decimal_comma` a number has a comma for its point, and what has a point is a text. The time column has
-the time of the line, as `time_format` says; without it, or where it is empty, the arrival counts. Empty lines are
-skipped, a line may end in LF, and a byte order mark may come first.
+the time of the line, as `time_format` and `time_zone` say; without it, or where it is empty, the arrival counts. Empty
+lines are skipped, a line may end in LF, and a byte order mark may come first.
 
 Refused, always as a whole: what is no CSV, a line with more or fewer cells than columns, a header that names a column
 twice, a time that is none, numbers beyond a float64, names that are none.
@@ -20,6 +20,7 @@ from io import StringIO
 from math import isfinite, isinf, isnan
 from operator import itemgetter
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from edge_agent.config import Csv
 from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
@@ -56,11 +57,12 @@ class _Line(NamedTuple):
 class CsvDecoder:
     """The messages of one topic."""
 
-    __slots__ = ("_layout", "_options", "_series")
+    __slots__ = ("_layout", "_options", "_series", "_zone")
 
     def __init__(self, series: SeriesIds, options: Csv) -> None:
         self._series = series
         self._options = options
+        self._zone = ZoneInfo(options.time_zone) if options.time_zone else None
         self._layout = _from_config(options.columns, options.time_column) if options.columns else None
 
     def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
@@ -130,7 +132,7 @@ class CsvDecoder:
     def _time(self, cell: str) -> int | str:
         unit = self._options.time_format
         if unit == "iso8601":
-            return from_iso(cell)
+            return from_iso(cell, zone=self._zone)
         count = number(self._numeral(cell).encode())
         if count is None:
             return f"a time must be a number of {unit} since 1970, got {cell[:60]!r}"

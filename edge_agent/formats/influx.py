@@ -13,7 +13,7 @@ option `measurement` only lines of that measurement are taken, and the metric be
 `device_tag` that tag must be the topic's device, and is left out.
 
 Refused, always as a whole: a line that is none (a line end inside a string makes two such), a tag or field that comes
-twice in a line, integers beyond 64 bits and floats beyond a float64, times outside 2000-2099, names that are none.
+twice in a line, integers beyond 64 bits and floats beyond a float64, times outside 1970-2099, names that are none.
 Limits: METRICS_MAX fields in a line, TEXT_BYTES_MAX per string, HEADS_MAX; the caller limits the payload.
 """
 

@@ -14,7 +14,7 @@ import msgspec
 
 from edge_agent.formats.fields import DEPTH_MAX, TOO_DEEP, Value, apart, sample, too_long
 from edge_agent.formats.json_shape import Kinds, Shape, shape_of
-from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN, milliseconds
+from edge_agent.formats.times import AT_MS_MAX, SECONDS_BELOW, milliseconds
 from edge_agent.readings import Readings, SeriesIds
 from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
@@ -52,7 +52,7 @@ class JsonDecoder:
         measured_at, quality = received_at_ms, TIME_FROM_GATEWAY
         if shape.has_ts:
             ts = message.ts
-            stamp = round(ts) if AT_MS_MIN <= ts < AT_MS_MAX - 1 else milliseconds(ts)
+            stamp = round(ts) if SECONDS_BELOW <= ts < AT_MS_MAX - 1 else milliseconds(ts)
             if isinstance(stamp, str):
                 return stamp
             measured_at, quality = stamp, TIME_FROM_DEVICE

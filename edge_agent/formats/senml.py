@@ -9,7 +9,7 @@ A sum is a metric of its own, NAME.sum in UNIT.s. A base field holds for its rec
 again. A record of base fields only is no reading; nor is `ut`, which is checked and left.
 
 Times below 2^28 s are relative to the arrival, and then the gateway's clock is what they rest on: such readings have
-the quality of those without a time. Others are seconds since 1970 and lie in 2000-2099.
+the quality of those without a time. Others are seconds since 1970, at most of 2099.
 
 Versions: up to 10 (RFC 8428; its own examples say 5) and 26 (RFC 9100: with secondary units, which are units like any
 other here). Unknown fields are ignored, but refused when they end in _, as they must be understood. Refused as well:
@@ -160,7 +160,7 @@ class _Pack:
         if seconds < RELATIVE_BELOW_S:
             at, quality = at + self._received_at_ms, TIME_FROM_GATEWAY
         if not AT_MS_MIN <= at < AT_MS_MAX:
-            raise FieldlineError(f"the time must lie in 2000-2099, got {float(seconds):.17g} s")
+            raise FieldlineError(f"the time must lie in 1970-2099, got {float(seconds):.17g} s")
         return at, quality
 
     def _add(self, name: str, unit: str, value: float, time: tuple[int, int], text: str | None = None) -> None:

@@ -5,7 +5,7 @@ one after the other without gaps, all in one byte order. A payload is one record
 scale times the number in it, plus offset, rounded once to a float64: 2151 with the scale 0.01 is 21.51. A float that
 is NaN is no reading. The field `ts` has the record's time, in `time_unit` since 1970; without it the arrival counts.
 
-Refused, always as a whole: a payload that is not a whole number of records, a time outside 2000-2099, infinities,
+Refused, always as a whole: a payload that is not a whole number of records, a time outside 1970-2099, infinities,
 names that are none. Limits: the fields that the config allows; the caller limits the payload.
 """
 

@@ -5,22 +5,29 @@ seconds, 1973 in milliseconds. A text is ISO 8601 with its zone (as in RFC 3339)
 which it is. Then a time that comes twice when summer time ends is the first of the two, and one that is left out when
 it begins is read with the zone's former offset.
 
-What lies outside of 2000-2099 is no time: a clock that was never set counts from 1970.
+A second 60 is that of a leap second, and is read as the one after it, as Unix counts; it is none anywhere but at the
+end of a day of UTC.
+
+What lies outside of 1970-2099 is no time. Whether one is believed is for `edge_agent.plausibility`: a clock that was
+never set counts from 1970, 1980 or 2000.
 """
 
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 
 from edge_agent.config import TimeUnit
 
 SECONDS_BELOW = 1e11
-AT_MS_MIN = 946_684_800_000  # 2000-01-01
+AT_MS_MIN = 0  # 1970-01-01
 AT_MS_MAX = 4_102_444_800_000  # 2100-01-01, itself excluded
 
 _PER_S: dict[TimeUnit, int] = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _COUNT_MAX = 2**64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+_DAY_MS = 86_400_000
+_LEAP = re.compile(r"(?<=[T ]\d\d:\d\d):60(?!\d)")
 
 
 def milliseconds(
@@ -36,35 +43,44 @@ def milliseconds(
         return f"{name} must be a number or an ISO 8601 text, got {_shown(ts)}"
     if unit != "auto":
         return from_epoch(ts, unit, name)
-    at = 0
+    at = -1
     if -AT_MS_MAX < ts < AT_MS_MAX:  # so neither NaN nor infinite
         at = round(ts * 1000) if -SECONDS_BELOW < ts < SECONDS_BELOW else round(ts)
     if not AT_MS_MIN <= at < AT_MS_MAX:
-        return f"{name} must be seconds or milliseconds since 1970 that lie in 2000-2099, got {_shown(ts)}"
+        return f"{name} must be seconds or milliseconds since 1970 that lie in 1970-2099, got {_shown(ts)}"
     return at
 
 
 def from_epoch(count: float, unit: TimeUnit, name: str = "a time") -> int | str:
     """A number of units since 1970, or the reason why it is no time."""
-    at = count * 1000 / _PER_S[unit] if -_COUNT_MAX < count < _COUNT_MAX else 0
+    at = count * 1000 / _PER_S[unit] if -_COUNT_MAX < count < _COUNT_MAX else -1
     if not AT_MS_MIN <= at <= AT_MS_MAX - 1:  # so is NaN
-        return f"{name} must be {unit} since 1970 that lie in 2000-2099, got {_shown(count)}"
+        return f"{name} must be {unit} since 1970 that lie in 1970-2099, got {_shown(count)}"
     return round(at)
 
 
 def from_iso(text: str, name: str = "a time", zone: tzinfo | None = None) -> int | str:
     """ISO 8601 with a zone, or of `zone`; or the reason why it is none."""
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(_LEAP.sub(":59", text))
         if zone is not None and moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
         at = (moment - _EPOCH) / _MS
+        if _LEAP.search(text):
+            at = _a_second_later(at)
     except (ValueError, TypeError, OverflowError):  # no date; one without a zone; too far away
         example = "with a zone, such as 2026-01-31T12:00:00Z" if zone is None else "such as 2026-01-31T12:00:00"
         return f"{name} must be ISO 8601 {example}, got {text[:60]!r}"
     if not AT_MS_MIN <= at <= AT_MS_MAX - 1:
-        return f"{name} must lie in 2000-2099, got {text[:60]!r}"
+        return f"{name} must lie in 1970-2099, got {text[:60]!r}"
     return round(at)
+
+
+def _a_second_later(at: float) -> float:
+    """Behind the last second of a day of UTC. Raises ValueError for another: no leap second follows it."""
+    if at % _DAY_MS < _DAY_MS - 1000:
+        raise ValueError
+    return at + 1000
 
 
 def _shown(ts: object) -> str:

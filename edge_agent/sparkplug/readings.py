@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN
+from edge_agent.formats.times import AT_MS_MAX
 from edge_agent.mapping import name_fault
+from edge_agent.plausibility import DEVICE_MS_MIN
 from edge_agent.readings import Readings
 from edge_agent.sparkplug.payload import DATASET, Metric, Payload
 from edge_agent.sparkplug.protobuf import WireError
@@ -65,7 +66,7 @@ class Taken:
     def __init__(self, series_id: SeriesId, sent_at_ms: int | None, at_ms: int) -> None:
         self._series_id = series_id
         self._at, self._quality = at_ms, TIME_FROM_GATEWAY
-        if sent_at_ms is not None and AT_MS_MIN <= sent_at_ms < AT_MS_MAX:
+        if sent_at_ms is not None and DEVICE_MS_MIN <= sent_at_ms < AT_MS_MAX:
             self._at, self._quality = sent_at_ms, TIME_FROM_DEVICE
         self._series: list[int] = []
         self._values: list[float] = []
@@ -125,7 +126,7 @@ class Taken:
 
     def _value(self, origin: Origin, definition: Definition, metric: Metric) -> None:
         at, quality = metric.timestamp, metric.quality
-        if at is None or not AT_MS_MIN <= at < AT_MS_MAX:
+        if at is None or not DEVICE_MS_MIN <= at < AT_MS_MAX:
             at, quality = self._at, quality | self._quality
         datatype = metric.datatype or definition.datatype
         if datatype == DATASET_TYPE and metric.tag == DATASET:

@@ -11,6 +11,7 @@ from edge_agent.formats.fields import METRICS_MAX, TEXT_BYTES_MAX
 from edge_agent.formats.json import JsonDecoder
 from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN
 from edge_agent.mapping import DeviceSeries
+from edge_agent.plausibility import DEVICE_MS_MIN
 from edge_agent.readings import Readings
 from telemetry.columns import TIME_FROM_DEVICE, TIME_FROM_GATEWAY, Columns, Series
 
@@ -24,7 +25,7 @@ values = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
 )
-stamps = st.integers(AT_MS_MIN, AT_MS_MAX - 1)
+stamps = st.integers(DEVICE_MS_MIN, AT_MS_MAX - 1)
 
 
 def run(payload: bytes) -> tuple[str | None, Columns, list[str]]:

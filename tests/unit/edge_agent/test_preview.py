@@ -19,12 +19,12 @@ def config(*mappings: Mapping) -> GatewayConfig:
 
 def test_readings_and_the_mapping_that_takes_them() -> None:
     preview = Preview(config(Mapping(units={"power": "kW"}), Mapping(topic="{device}/{metric}", format="text")))
-    payload = b'{"ts": "2026-01-31T12:00:00.5Z", "power": 1830.25, "state": "ok", "gust": null}'
+    payload = b'{"ts": "2025-12-31T12:00:00.5Z", "power": 1830.25, "state": "ok", "gust": null}'
     fate = preview("devices/t1/telemetry", payload, NOW)
     assert fate.mapping == "mappings.0, topic devices/{device}/telemetry, format json"
     assert fate.readings == [
-        ("t1", "power", "1830.25", "kW", "2026-01-31T12:00:00.500Z", "time of the device"),
-        ("t1", "state", "'ok'", "", "2026-01-31T12:00:00.500Z", "time of the device"),
+        ("t1", "power", "1830.25", "kW", "2025-12-31T12:00:00.500Z", "time of the device"),
+        ("t1", "state", "'ok'", "", "2025-12-31T12:00:00.500Z", "time of the device"),
     ]
     assert preview("lamp/power", b"on", NOW).readings == [
         ("lamp", "power", "1", "", "2026-01-01T00:00:00.000Z", "time of arrival")
