@@ -55,7 +55,6 @@ class Counts:
     records: int = 0
     dead_letters: int = 0
     ignored: int = 0
-    thinned: int = 0
     commits: int = 0
 
 
@@ -102,7 +101,6 @@ class GroupCommit:
         self.counts.repeated += len(repeated)
         self.counts.dead_letters += len(refused)
         self.counts.ignored = self._decoder.ignored
-        self.counts.thinned = self._decoder.thinned
         if self._is_full(group):
             self._room.clear()
         self._filled.set()

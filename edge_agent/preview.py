@@ -71,7 +71,7 @@ class Preview:
         rows = [self._row(columns, at) for at in range(len(columns)) if columns.series[at] != DEAD]
         silence = "" if rows or refused else NO_READING
         if thinned := self._decoder.thinned - thinned:
-            silence = f"{thinned} readings are left out, as [[process]] says"
+            silence = f"readings left out, as [[process]] says: {thinned}"
         if self._config.sparkplug is not None and is_sparkplug(topic):
             return Fate("none, but the section sparkplug", rows, refused.get(0), silence)
         found = mapping_of(self._config.mappings, topic)

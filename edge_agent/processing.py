@@ -10,12 +10,12 @@ rule does, in this order:
                             it, is left out, if its quality is the same and that one is no older than heartbeat_s
   window_s                  the reading goes into its series' window (edge_agent.windows). Its aggregates are series of
                             their own, METRIC.mean; without keep_raw the reading itself is left out. Bad and stale
-                            values, texts, what comes too late for its window, and what is taken before the gateway's
-                            clock is set (edge_agent.boot) are kept as they are instead.
+                            values, texts and what comes too late for its window are kept as they are instead.
 
 Times are measured_at. A reading is compared with the newest one that was kept; one that was measured before that is
 kept itself and changes nothing: what else was kept at its time is not known any more, so no backlog that comes after
-live readings is thinned out. Texts are kept as they are and not compared with anything.
+live readings is thinned out. Texts are kept as they are and not compared with anything. So is what is dated by its
+arrival at a gateway whose clock says a year before 2020: nobody knows yet when that was.
 
 What the other rules remember of a series is in memory only: after a start its first reading is kept. What is left
 out is counted by the caller, in the transaction in which its message is committed (edge_agent.spool).
@@ -35,7 +35,7 @@ from edge_agent.config import Process
 from edge_agent.plausibility import CLOCK_SET_MS_MIN
 from edge_agent.readings import DROPPED, NAME_CHARS_MAX, Readings
 from edge_agent.windows import Window, unpacked
-from telemetry.columns import VALUE_BAD, VALUE_STALE, Series
+from telemetry.columns import TIME_FROM_GATEWAY, VALUE_BAD, VALUE_STALE, Series
 from telemetry.errors import FieldlineError
 
 LOOK_EVERY_MS = 1000
@@ -146,9 +146,10 @@ class Processing:
             if value < rule.value_min or value > rule.value_max:
                 qualities[position] |= VALUE_BAD
             at_ms, quality = times[position], qualities[position]
+            if quality & TIME_FROM_GATEWAY and at_ms < CLOCK_SET_MS_MIN:
+                continue
             is_kept = True
-            is_good = not quality & (VALUE_BAD | VALUE_STALE) and isfinite(value)
-            if rule.window_ms and is_good and at_ms >= CLOCK_SET_MS_MIN:
+            if rule.window_ms and not quality & (VALUE_BAD | VALUE_STALE) and isfinite(value):
                 window = self._window(id_, rule, at_ms, received_at_ms, closed)
                 if window is not None:
                     window.add(value, at_ms, quality, received_at_ms)

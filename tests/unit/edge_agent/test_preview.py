@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import Coap, GatewayConfig, Mapping, Mqtt, Sparkplug
+from edge_agent.config import Coap, GatewayConfig, Mapping, Mqtt, Process, Sparkplug
 from edge_agent.preview import Preview, payload_of, try_message
 from telemetry.errors import FieldlineError
 from tests.sparkplug import DOUBLE, bd_seq, payload
@@ -30,6 +30,18 @@ def test_readings_and_the_mapping_that_takes_them() -> None:
         ("lamp", "power", "1", "", "2026-01-01T00:00:00.000Z", "time of arrival")
     ]
     assert Preview(config())("telemetry/t1", b"{}", NOW).mapping.startswith("CoAP's own, topic telemetry/{device}")
+
+
+def test_what_the_rules_make_of_it_and_what_they_leave_out() -> None:
+    rule = Process(metric="t", scale=2, unit="V", value_max=1, deadband=1)
+    preview = Preview(config(Mapping()).model_copy(update={"process": (rule,)}))
+    payload = b'{"t": 2, "u": 2}'
+    [changed, other] = preview("devices/d/telemetry", payload, NOW).readings
+    assert changed[1:4] == ("t", "4", "V")
+    assert changed[5] == "time of arrival, bad value"
+    fate = preview("devices/d/telemetry", payload, NOW + 1)
+    assert [row[:4] for row in fate.readings] == [other[:4]]
+    assert fate.silence == "readings left out, as [[process]] says: 1"
 
 
 def test_what_is_ignored() -> None:

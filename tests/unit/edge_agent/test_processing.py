@@ -2,7 +2,11 @@
 
 import asyncio
 import math
+import re
+import sqlite3
+import tomllib
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +28,7 @@ from telemetry.columns import TIME_FROM_GATEWAY, VALUE_BAD, Columns, Series
 from telemetry.delivery import Chunk
 from tests.committing import rig
 from tests.records import NEW_YEAR_MS
+from tests.spool import opened
 
 TOPIC = "devices/a/telemetry"
 
@@ -65,6 +70,17 @@ def test_scale_offset_and_unit() -> None:
         ("a", "t", "°C", pytest.approx(100), TIME_FROM_GATEWAY),
         ("a", "u", "°F", 212, TIME_FROM_GATEWAY),
     ]
+
+
+def test_the_rules_of_the_page() -> None:
+    page = Path(__file__).parents[3] / "docs" / "processing.md"
+    [snippet] = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    run = Rules(*tomllib.loads(snippet)["process"])
+    message = '{"temperature": 212, "vibration_x": 1}'
+    assert run(message) == [("a", "temperature", "°C", pytest.approx(100), VALUE_BAD | TIME_FROM_GATEWAY)]
+    assert run('{"temperature": 68}') == [("a", "temperature", "°C", pytest.approx(20), TIME_FROM_GATEWAY)]
+    assert run('{"temperature": 68.3}') == []
+    assert [row[3] for row in run(message, message, topic="devices/lab-1/telemetry")] == [212, 212]
 
 
 def test_a_value_out_of_range_is_marked_and_stays() -> None:
@@ -231,6 +247,15 @@ def test_whatever_comes_each_reading_is_kept_or_near_one_that_was(
             assert in_interval or is_near
         assert not rest
     assert processing.thinned == out
+
+
+def test_the_spool_of_an_older_agent_can_be_looked_at(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        spool.append(Columns(), thinned=3)
+    assert read_status(tmp_path).thinned == 3
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as db:
+        db.execute("DROP TABLE thinned")
+    assert read_status(tmp_path).thinned == 0
 
 
 plans = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.sampled_from(["", "crash", "failure"])), max_size=8)

@@ -88,6 +88,15 @@ def test_bad_and_stale_values_are_in_no_window() -> None:
     assert rule.add((60, 1)) == [("t.count", 2, 0, TIME_FROM_GATEWAY), ("t.max", 2, 0, TIME_FROM_GATEWAY)]
 
 
+def test_what_arrives_before_the_gateway_s_clock_is_set_is_kept_as_it_is() -> None:
+    rule = Rule(aggregates=["count"])
+    boot_s = -NEW_YEAR_MS / 1000
+    assert rule.add((boot_s, 1), quality=TIME_FROM_GATEWAY) == [("t", 1, -NEW_YEAR_MS, TIME_FROM_GATEWAY)]
+    assert rule.add((0, 1), quality=TIME_FROM_GATEWAY) == []
+    rule.add((boot_s, 1), quality=TIME_FROM_GATEWAY)
+    assert rule.add((60, 1)) == [("t.count", 1, 0, TIME_FROM_GATEWAY)]
+
+
 def test_raw_readings_beside_a_window() -> None:
     rule = Rule(aggregates=["count"], keep_raw=True, deadband=1)
     assert rule.add((0, 1), (1, 1), (2, 3)) == [("t", 1, 0, 0), ("t", 3, 2000, 0)]
