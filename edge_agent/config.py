@@ -371,7 +371,7 @@ class Time(Section):
     """Which times are believed: of devices, see `edge_agent.plausibility`; the gateway's own, see `edge_agent.boot`."""
 
     device_ahead_s_max: Annotated[float, Field(ge=0, le=1e10)] = 86_400.0
-    device_behind_days_max: Annotated[float, Field(ge=0, le=100_000)] = 3650.0
+    device_behind_days_max: Annotated[float, Field(ge=0, le=100_000)] = 36_500.0
     wait_for_clock: bool = True
 
 

@@ -22,7 +22,7 @@ from telemetry.delivery import Chunk
 NOW = 1_767_225_600_000
 DAY = 86_400_000
 ARRIVAL = NOW, TIME_FROM_GATEWAY | TIME_NOT_BELIEVED
-LIMITS = Time()
+LIMITS = Time(device_behind_days_max=3650)
 
 
 def judged(at_ms: int, quality: int = TIME_FROM_DEVICE, now_ms: int = NOW, limits: Time = LIMITS) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def test_readings_are_judged_each_by_itself(given_: list[tuple[int, int]], now_m
 
 def test_a_message_is_judged_on_its_way_into_the_columns() -> None:
     """Also one before a dead letter; and a time that is none is one still."""
-    decoder, columns = Decoder(GatewayConfig(gateway="g", coap=Coap(), time=Time()), lambda _series: 0), Columns()
+    decoder, columns = Decoder(GatewayConfig(gateway="g", coap=Coap(), time=LIMITS), lambda _series: 0), Columns()
     payloads = [b'{"ts": 0, "p": 1}', b'{"ts": "soon", "p": 2}', b'{"ts": 946684800, "p": 3}', b'{"p": 4}']
     payloads += [b'{"ts": 1767225599, "p": 5}']
     refused = decoder.decode(Chunk(NOW, ["devices/a/telemetry"] * 5, payloads, [0] * 5), columns)
