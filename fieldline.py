@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Optional
 
@@ -378,6 +379,41 @@ def account(
     from analytics.account import run
 
     _exit(run(url, fmt))
+
+
+Day = Optional[datetime]  # noqa: UP045 - as typer's documentation has it
+DAY = {"formats": ["%Y-%m-%d"], "metavar": "YYYY-MM-DD"}
+
+
+@app.command("export")
+def export(
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEST", help="A directory, s3://BUCKET/PREFIX, or a store's http(s)://HOST/BUCKET/PREFIX."
+        ),
+    ],
+    url: Url = None,
+    table: Annotated[Literal["readings", "rollup_1m", "rollup_1h"], typer.Option(help="What to export.")] = "readings",
+    first: Annotated[Day, typer.Option("--from", **DAY, help="The first day (UTC). Default: the earliest.")] = None,
+    end: Annotated[
+        Day, typer.Option("--to", **DAY, help="The day before which to end (UTC). Default: after the latest.")
+    ] = None,
+    partition: Annotated[Literal["date", "hour"], typer.Option(help="What a file holds: a day, or an hour.")] = "date",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also write files anew that have more rows than the table still has.")
+    ] = False,
+) -> None:
+    """Write Parquet files for pyarrow, DuckDB or Spark; again, and only what has changed is written.
+
+    A store's keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+
+    Exit status 1: a file is not up to date, because readings arrived while it was written.
+    """
+    from analytics.export import DATASETS, Span, run
+
+    span = Span(first and first.date(), end and end.date(), partition)
+    _exit(run(url, destination, DATASETS[table], span, replace=replace))
 
 
 Reason = Annotated[str, typer.Option(help="Only those whose reason contains this.")]
