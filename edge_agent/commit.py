@@ -5,13 +5,14 @@ after another in the spool's thread; while one commit waits for the disk the nex
 the disk, the larger the groups. Only after the commit are the group's deliveries settled, in order of
 arrival (invariant 1), and what decoding it led to is published. A group that cannot be committed now (spool full,
 disk error) is kept and tried again; meanwhile `deliver` takes nothing and blocks, and the collectors push back to
-their senders.
+their senders. While none comes, windows are looked at that may be due (edge_agent.windows).
 
 Limits: the open group takes no more deliveries at commit_records_max records or GROUP_BYTES_MAX of payloads, or
 a quarter of spool.bytes_max if that is less: the config sees to it that one delivery more still fits.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 16 * 1024 * 1024
 RETRY_S = 0.5
+WINDOWS_EVERY_S = 1.0
+"""How often windows are looked at when no message comes."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class GroupCommit:
         self.on_commit: Callable[[], None] = lambda: None
         self.publish: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.counts = Counts()
+        self.looks = 0
+        """How often windows were looked at while no message came."""
         self.trouble = ""
 
     async def deliver(self, delivery: Delivery[Chunk]) -> None:
@@ -114,7 +119,7 @@ class GroupCommit:
     async def run(self) -> None:
         """Commit groups until cancelled. What was not committed is not settled: its senders have it."""
         while True:
-            await self._filled.wait()
+            await self._something()
             if self._room.is_set() and self._config.commit_delay_ms:
                 await asyncio.sleep(self._config.commit_delay_ms / 1000)
             group, self._open = self._open, Group()
@@ -129,6 +134,22 @@ class GroupCommit:
             for topic, payload in group.commands:
                 self.publish(topic, payload)
             self.on_commit()
+
+    async def _something(self) -> None:
+        """Wait for a delivery, or for a window that is due because nothing has come into it for long."""
+        while not self._filled.is_set():
+            if not self._decoder.has_windows:
+                await self._filled.wait()
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WINDOWS_EVERY_S):
+                    await self._filled.wait()
+                return
+            self.looks += 1
+            self._decoder.close_windows(self._clock.now_ms(), self._open.columns)
+            self._open.windows |= self._decoder.take_windows()
+            if len(self._open.columns):
+                return
 
     async def _commit(self, group: Group) -> None:
         loop = asyncio.get_running_loop()

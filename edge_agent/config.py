@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from broker_bridge.config import Broker
 from broker_bridge.uplink import Limits
+from edge_agent.expression import ExpressionError, parse
 from edge_agent.profiles import expanded
 from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
 from telemetry.config import Name, Port, Section, load_toml, with_profile
@@ -74,6 +75,14 @@ def _path(path: str) -> str:
     if not all(path.split(".")):
         raise PydanticCustomError("path", "be a path, such as data.0.temperature")
     return path
+
+
+def _expression(text: str) -> str:
+    try:
+        parse(text)
+    except ExpressionError as error:
+        raise PydanticCustomError("expression", "be an expression: {why}", {"why": str(error)}) from None
+    return text
 
 
 def _time_zone(zone: str) -> str:
@@ -312,12 +321,22 @@ class Sparkplug(Section):
     rebirth_interval_s: Seconds = 30.0  # per edge node
 
 
+class Derived(Section):
+    """A metric that is computed from others of the same message, see `edge_agent.derived`."""
+
+    metric: Renamed
+    device: Pattern = "*"
+    expression: Annotated[str, AfterValidator(_expression)]
+    unit: Unit = ""
+
+
 class Process(Section):
     """What is done to the readings of a metric before they are spooled, see `edge_agent.processing`."""
 
     metric: Pattern
     device: Pattern = "*"
     unit: Unit | None = None
+    unit_from: Annotated[Unit, StringConstraints(min_length=1)] | None = None
     scale: Finite = 1.0
     offset: Finite = 0.0
     value_min: Finite | None = None
@@ -342,6 +361,8 @@ class Process(Section):
 
     @model_validator(mode="after")
     def _can_be_obeyed(self) -> "Process":
+        if self.unit_from is not None and (not self.unit or self.model_fields_set & {"scale", "offset"}):
+            raise ValueError("unit_from needs unit, and neither scale nor offset: it gives them")
         if self.scale == 0:
             raise ValueError("scale must not be 0, every reading would become offset")
         if self.value_min is not None and self.value_max is not None and self.value_min > self.value_max:
@@ -417,6 +438,7 @@ class GatewayConfig(Section):
     coap: Coap | None = None
     mappings: tuple[Mapping, ...] = (Mapping(),)
     sparkplug: Sparkplug | None = None
+    derived: Annotated[tuple[Derived, ...], Field(max_length=1000)] = ()
     process: Annotated[tuple[Process, ...], Field(max_length=1000)] = ()
     collect: Collect = Collect()
     time: Time = Time()
@@ -432,6 +454,24 @@ class GatewayConfig(Section):
     @classmethod
     def _with_profiles(cls, mappings: object) -> object:
         return expanded(mappings)
+
+    @field_validator("process")
+    @classmethod
+    def _with_conversions(cls, process: tuple[Process, ...]) -> tuple[Process, ...]:
+        """The scale and offset of sections that name the unit their values come in."""
+        pairs = {(rule.unit_from, rule.unit): None for rule in process if rule.unit_from and rule.unit}
+        if not pairs:
+            return process
+        from edge_agent.units import conversions  # noqa: PLC0415 - what it imports costs memory
+
+        known = dict(zip(pairs, conversions(list(pairs)), strict=True))
+        found = []
+        for place, rule in enumerate(process):
+            conversion = known.get((rule.unit_from or "", rule.unit or ""))
+            if isinstance(conversion, str):
+                raise ValueError(f"section {place}: {conversion}")  # noqa: TRY004 - of a value, not a type
+            found.append(rule if conversion is None else rule.model_copy(update=conversion._asdict()))
+        return tuple(found)
 
     @model_validator(mode="after")
     def _collects_something(self) -> "GatewayConfig":

@@ -1,8 +1,8 @@
 """The decode stage: a chunk's messages become readings in columns, or dead letters. Pure but for `series_id`.
 
 Every message ends as exactly one of: all its readings, a dead letter, or nothing because the caller knows it as a
-repetition or its mapping says to ignore it; of its readings the config's rules may leave some out, counted
-(edge_agent.processing). Nothing raises: a message that cannot be decoded must not stop those
+repetition or its mapping says to ignore it; the config's rules may add readings (edge_agent.derived) and leave some
+out, counted (edge_agent.processing). Nothing raises: a message that cannot be decoded must not stop those
 behind it. Sparkplug's messages have a memory and therefore a room of their own, with another contract:
 edge_agent.sparkplug.
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from edge_agent.config import GatewayConfig
+from edge_agent.derived import Deriving
 from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
 from edge_agent.plausibility import judge
@@ -47,6 +48,9 @@ class Decoder:
         self._processing = Processing(config.process, series_id, windows) if config.process or windows else None
         if self._processing is not None:
             series_id = self._processing.series_id
+        self._deriving = Deriving(config.derived, series_id) if config.derived else None
+        if self._deriving is not None:
+            series_id = self._deriving.series_id
         self._time = config.time
         self._has_sparkplug = config.sparkplug is not None
         self._sparkplug = Room(config.sparkplug, series_id, births) if config.sparkplug and births is not None else None
@@ -77,6 +81,8 @@ class Decoder:
                 try:
                     route = (topic, formats[index]) if index in formats else topic
                     reason = routes[route](payload, received_at, readings)
+                    if reason is None and self._deriving is not None:
+                        reason = self._deriving.add(readings, start)
                 except FieldlineError as error:
                     reason = str(error)
                 except Exception as error:  # noqa: BLE001 - the formats' edge: a defect costs one message
@@ -89,6 +95,10 @@ class Decoder:
                 into.add_dead(DeadLetter(topic, kept, reason), received_at)
         self._move(readings, into, received_at)
         return refused
+
+    def close_windows(self, now_ms: int, into: Columns) -> None:
+        """Append what windows say that nothing has come into for long: to be called when no message comes."""
+        self._move(Readings(), into, now_ms)
 
     def _move(self, readings: Readings, into: Columns, received_at_ms: int) -> None:
         judge(readings, received_at_ms, self._time)
@@ -106,6 +116,11 @@ class Decoder:
         """How many readings the config's rules have left out."""
         return 0 if self._processing is None else self._processing.thinned
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether `close_windows` may have something to do, now or later."""
+        return self._processing is not None and self._processing.has_windows
+
     def take_windows(self) -> dict[int, bytes]:
         """The windows that the messages since the last call have changed, by series id."""
         return {} if self._processing is None else self._processing.take_windows()
@@ -120,6 +135,13 @@ class Decoder:
         if self._has_sparkplug and is_sparkplug(topic):
             raise FieldlineError("a Sparkplug message cannot be read alone: it needs the birth certificates before it")
         return None
+
+    def explain(self) -> list[str]:
+        """A list that from now on gets a sentence for each derived reading that there is not."""
+        notes: list[str] = []
+        if self._deriving is not None:
+            self._deriving.notes = notes
+        return notes
 
     @classmethod
     def alone(cls, config: GatewayConfig) -> Callable[[Chunk], tuple[Columns, list[Series]]]:

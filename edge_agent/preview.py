@@ -60,6 +60,7 @@ class Preview:
         self._ids: dict[Series, int] = {}
         self._series: list[Series] = []
         self._decoder = Decoder(config, self._series_id, births={})
+        self._not_derived = self._decoder.explain()
 
     def __call__(self, topic: str, payload: bytes, received_at_ms: int, bytes_: int | None = None) -> Fate:
         """`bytes_`: how long the payload is if only its beginning is here."""
@@ -72,6 +73,8 @@ class Preview:
         silence = "" if rows or refused else NO_READING
         if thinned := self._decoder.thinned - thinned:
             silence = f"readings left out, as [[process]] says: {thinned}"
+        silence = "; ".join([*([silence] if silence else []), *self._not_derived])
+        self._not_derived.clear()
         if self._config.sparkplug is not None and is_sparkplug(topic):
             return Fate("none, but the section sparkplug", rows, refused.get(0), silence)
         found = mapping_of(self._config.mappings, topic)
@@ -109,6 +112,8 @@ def try_message(config: GatewayConfig, topic: str, payload: bytes) -> None:
         print(f"No message comes to {topic[:200]!r}: mqtt.topics does not have it. Tried all the same:")
     if fate.readings:
         console().print(table_of(fate.readings))
+    if fate.readings and fate.silence:
+        print(f"Not there: {fate.silence}.")
     if fate.reason is not None:
         raise FieldlineError(f"it would become a dead letter: {fate.reason}")
     if not fate.readings:

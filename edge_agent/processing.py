@@ -194,6 +194,11 @@ class Processing:
                 self._windows[id_] = Window(window.length_ms, window.series, begin_ms, now_ms)
                 self._touched.add(id_)
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether there is a window that may be due."""
+        return bool(self._windows)
+
     def take_windows(self) -> dict[int, bytes]:
         """The windows that have changed since the last call, by series id."""
         changed = {id_: self._windows[id_].packed() for id_ in self._touched}

@@ -2,8 +2,8 @@
 
 A window has the readings of one series that were measured from `start_ms` on, for `length_ms`; starts are multiples of
 the length since 1970 UTC. A series has one window at most. It is closed by a reading of a later window, or when no
-reading has come into it for its length and SILENCE_MS more, by the gateway's clock, which is looked at whenever a
-message of any device comes. Closed, it gives a reading for each aggregate, measured at `start_ms`.
+reading has come into it for its length and SILENCE_MS more, by the gateway's clock.
+Closed, it gives a reading for each aggregate, measured at `start_ms`.
 
 A reading that is too late for its window has no place in another: the caller keeps it as it is.
 

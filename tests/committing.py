@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.commit import GroupCommit
-from edge_agent.config import Coap, Collect, GatewayConfig
+from edge_agent.config import Coap, Collect, GatewayConfig, Process
 from edge_agent.decode import Decoder
 from edge_agent.spool import Spool
 from edge_agent.spool_file import read_status
-from telemetry.clock import SystemClock
+from telemetry.clock import Clock, SystemClock
 from telemetry.delivery import Chunk, Delivery, Outcome
 from telemetry.records import Records
 from tests.brokers import eventually
@@ -78,12 +78,19 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    path: Path, *, run: bool = True, records_max: int = 50_000, bytes_max: int = 1024 * MIB
+    path: Path,
+    *,
+    run: bool = True,
+    records_max: int = 50_000,
+    bytes_max: int = 1024 * MIB,
+    process: tuple[Process, ...] = (),
+    clock: Clock | None = None,
 ) -> AsyncIterator[Rig]:
     collect = Collect(commit_delay_ms=1, commit_records_max=records_max)
     with opened(path, bytes_max=bytes_max) as opened_spool, ThreadPoolExecutor(1) as thread:
-        decoder = Decoder(GatewayConfig(gateway="g", coap=Coap(), collect=collect), opened_spool.series_id)
-        commit = GroupCommit(opened_spool, decoder, collect, SystemClock(), thread)
+        config = GatewayConfig(gateway="g", coap=Coap(), collect=collect, process=process)
+        decoder = Decoder(config, opened_spool.series_id, windows=opened_spool.windows())
+        commit = GroupCommit(opened_spool, decoder, collect, clock or SystemClock(), thread)
         made = Rig(path, opened_spool, commit, decoder)
         made.gate.set()
         append = opened_spool.append

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent import commit as module
-from edge_agent.config import GatewayConfig
+from edge_agent.config import GatewayConfig, Process
 from edge_agent.decode import Decoder
 from edge_agent.spool_file import read_status
 from telemetry.columns import DeadLetter
@@ -21,7 +21,8 @@ from telemetry.delivery import Chunk
 from telemetry.errors import SpoolCorruptError, SpoolFullError
 from telemetry.records import Records
 from tests.brokers import eventually
-from tests.committing import TOPIC, rig
+from tests.coap import FakeClock
+from tests.committing import TOPIC, Rig, rig
 from tests.records import NEW_YEAR_MS
 from tests.spool import ALL, BLOB, MIB
 
@@ -41,6 +42,37 @@ def test_all_is_settled_after_its_commit_and_in_order_of_arrival(tmp_path: Path)
             assert it.values() == list(range(1, 301))
             assert it.commit.counts.records == 300
             assert it.commit.counts.commits == it.appends < 100
+
+    asyncio.run(main())
+
+
+def test_a_window_is_closed_while_no_message_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device that fell silent: by the clock alone, durably, and once."""
+    monkeypatch.setattr(module, "WINDOWS_EVERY_S", 0.01)
+    clock = FakeClock()
+    clock.ms = NEW_YEAR_MS
+    rule = Process(metric="n", window_s=60, aggregates=("count", "max"))
+
+    async def look(it: Rig) -> None:
+        """Long enough that what is due has been seen."""
+        done = it.commit.looks + 3
+        await eventually(lambda: it.commit.looks >= done, "windows are looked at")
+
+    async def main() -> None:
+        async with rig(tmp_path, process=(rule,), clock=clock) as it:
+            await it.deliver("a", 3, 4)
+            await it.until_settled(1)
+            clock.ms += 69_000
+            await look(it)
+            assert it.values() == []
+            clock.ms += 2000
+            await eventually(lambda: it.values() == [2, 4], "count and maximum are in the spool")
+            await it.deliver("b", 5)
+            await it.until_settled(2)
+        async with rig(tmp_path, process=(rule,), clock=clock) as it:
+            clock.ms += 3_600_000
+            await look(it)
+            assert it.values() == [2, 4, 5], "what came too late is as it came, and nothing is there twice"
 
     asyncio.run(main())
 

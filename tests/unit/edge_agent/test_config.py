@@ -204,7 +204,7 @@ def compare(shown: dict[str, object], model: type[BaseModel], where: str) -> Non
             continue
         assert key in shown, f"{where}{key} is not in docs/gateway.toml"
         value = shown[key]
-        if key in ("mappings", "resources", "process"):
+        if key in ("mappings", "resources", "process", "derived"):
             assert isinstance(value, list)
             merged = {name: value for table in reversed(value) for name, value in table.items()}
             compare(merged, model_types(field.annotation)[0], f"{where}{key}.")
