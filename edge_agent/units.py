@@ -1,8 +1,8 @@
 """Conversions between units, by the library pint, in a process of its own that ends at once.
 
 A linear conversion is a factor and an offset. So the library is needed while a config is read, and not while the agent
-works, to whose memory it would add more than half. `python -m edge_agent.units` reads pairs of units as JSON and answers
-with factors and offsets, or with a sentence for each pair that has none.
+works, to whose memory it would add more than half. `python -m edge_agent.units` reads pairs of units as JSON and
+answers with factors and offsets, or with a sentence for each pair that has none.
 """
 
 import json

@@ -1,6 +1,9 @@
 """[[derived]]: readings computed from others of the same message, for every format, and never from two messages."""
 
 import json
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +116,15 @@ def test_a_series_too_many_makes_a_dead_letter_of_the_whole_message() -> None:
     found, refused = run(("a", {"voltage": 1, "current": 1}))
     assert found == []
     assert refused == ["it would be one series more than series_max"]
+
+
+def test_the_sections_of_the_page() -> None:
+    page = Path(__file__).parents[3] / "docs" / "processing.md"
+    _, snippet = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    run = Run(*tomllib.loads(snippet)["derived"])
+    assert derived(run, ("tank-1", {"level raw": 8}), metric="fill") == [("tank-1", 25.0)]
+    assert derived(run, ("tank-1", {"level raw": 2}), metric="fill") == [("tank-1", 0.0)]
+    assert derived(run, ("oven", {"voltage": 230, "current": 2})) == [("oven", 460.0)]
 
 
 def test_other_formats_too() -> None:

@@ -74,7 +74,7 @@ def test_scale_offset_and_unit() -> None:
 
 def test_the_rules_of_the_page() -> None:
     page = Path(__file__).parents[3] / "docs" / "processing.md"
-    [snippet] = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    snippet, _ = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     run = Rules(*tomllib.loads(snippet)["process"])
     message = '{"temperature": 212, "vibration_x": 1}'
     assert run(message) == [("a", "temperature", "°C", pytest.approx(100), VALUE_BAD | TIME_FROM_GATEWAY)]
