@@ -24,12 +24,14 @@ clickhouse_app = typer.Typer(no_args_is_help=True, help="The embedded ClickHouse
 broker_app = typer.Typer(no_args_is_help=True, help="The embedded MQTT broker.")
 analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables.")
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that could not become readings.")
+alerts_app = typer.Typer(no_args_is_help=True, help="Rules over the tables that tell somebody.")
 app.add_typer(edge_app, name="edge")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(clickhouse_app, name="clickhouse")
 app.add_typer(broker_app, name="broker")
 app.add_typer(analytics_app, name="analytics")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(alerts_app, name="alerts")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The config file (TOML).")]
 Url = Annotated[
@@ -471,6 +473,77 @@ def dead_letters_replay(
     if chosen.gateway != settings.gateway:
         raise FieldlineError(f"{id_} is of another gateway; {config} is the config of {settings.gateway}")
     _exit(run(url, Decoder.alone(settings), chosen, dry=dry, again=again))
+
+
+RuleName = Annotated[str, typer.Argument(metavar="RULE", help="The rule's name.")]
+OfDevice = Annotated[str, typer.Option("--device", help="Only this device.")]
+OfMetric = Annotated[str, typer.Option("--metric", help="Only this metric of the device.")]
+
+
+@alerts_app.command("run")
+def alerts_run(config: Config) -> None:
+    """Ask the rules and tell the channels, until SIGTERM."""
+    from analytics.alerts.rules import load
+    from analytics.alerts.run import run
+
+    _exit(run(load(config)))
+
+
+@alerts_app.command("check")
+def alerts_check(config: Config) -> None:
+    """Check the file, ask every rule once, and show what it would do. Tells nobody."""
+    from analytics.alerts.commands import check
+    from analytics.alerts.rules import load
+
+    _exit(check(load(config)))
+
+
+@alerts_app.command("list")
+def alerts_list(
+    url: Url = None,
+    every: Annotated[bool, typer.Option("--all", help="Also what is over.")] = False,
+    fmt: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print it.")] = "table",
+) -> None:
+    """Show what fires, the newest first."""
+    from analytics.alerts.commands import list_
+
+    _exit(list_(url, fmt, every=every))
+
+
+@alerts_app.command("acknowledge")
+def alerts_acknowledge(
+    rule: RuleName, url: Url = None, device: OfDevice = "", metric: OfMetric = "", gateway: OfGateway = ""
+) -> None:
+    """Say that somebody looks after it: it is not told again until it fires anew."""
+    from analytics.alerts.commands import acknowledge
+    from analytics.alerts.conditions import Subject
+
+    _exit(acknowledge(url, rule, Subject(device, metric, gateway)))
+
+
+@alerts_app.command("mute")
+def alerts_mute(
+    rule: RuleName,
+    for_s: Annotated[int, typer.Option("--for-s", min=0, help="For how many seconds; 0 ends it.")],
+    url: Url = None,
+    device: OfDevice = "",
+    metric: OfMetric = "",
+    gateway: OfGateway = "",
+) -> None:
+    """Tell nobody for a while. What fires is still shown by `list`."""
+    from analytics.alerts.commands import mute
+    from analytics.alerts.conditions import Subject
+
+    _exit(mute(url, rule, Subject(device, metric, gateway), for_s))
+
+
+@alerts_app.command("test")
+def alerts_test(config: Config, channel: Annotated[str, typer.Argument(help="The channel's name.")]) -> None:
+    """Send a test notification through a channel."""
+    from analytics.alerts.commands import send_test
+    from analytics.alerts.rules import load
+
+    _exit(send_test(load(config), channel))
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def load_toml(path: Path, model: type[Model]) -> Model:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     try:
-        return _relative_to(path.parent, model.model_validate(raw))
+        return relative_to(path.parent, model.model_validate(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in sentences(error))) from error
 
@@ -56,7 +56,7 @@ def with_profile(raw: object, profiles: Profiles) -> object:
     return filled
 
 
-def _relative_to(folder: Path, section: Model) -> Model:
+def relative_to(folder: Path, section: Model) -> Model:
     """The section with every path in it, and in its sections, as seen from `folder`."""
     changed: dict[str, object] = {}
     for key in type(section).model_fields:
@@ -64,7 +64,7 @@ def _relative_to(folder: Path, section: Model) -> Model:
         if isinstance(value, Path):
             changed[key] = folder / value
         elif isinstance(value, Section):
-            changed[key] = _relative_to(folder, value)
+            changed[key] = relative_to(folder, value)
     return section.model_copy(update=changed)
 
 
