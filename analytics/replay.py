@@ -31,7 +31,7 @@ from ingest.ledger import Ledger
 from ingest.tables import REPLAYED as REPLAYED_READINGS
 from ingest.tables import REPLAYS
 from telemetry.clock import Clock, SystemClock
-from telemetry.columns import Columns, DeadLetter, Series
+from telemetry.columns import US_PER_MS, Columns, DeadLetter, Series
 from telemetry.delivery import Chunk
 from telemetry.errors import FieldlineError
 
@@ -225,6 +225,8 @@ class Replay:
                 "value": found.columns.value[at],
                 "text": found.columns.texts.get(at, ""),
                 "quality": found.columns.quality[at],
+                "measured_us": found.columns.fine.get(at, 0) % US_PER_MS,
+                "clock_offset_ms": found.columns.fine.get(at, 0) // US_PER_MS,
                 "gateway": self.gateway,
                 "epoch": found.letter.epoch,
                 "seq": found.letter.seq,

@@ -9,8 +9,8 @@
     uint32    n
     int32[n]  series      int64[n] measured_at    int64[n] received_at
     float64[n] value      uint8[n] quality
-    rest      nothing, or MessagePack:
-              [texts {position: text}, dead letters {position: [source, raw, reason]}]
+    rest      nothing, or MessagePack: [texts {position: text}, dead letters {position: [source, raw, reason]}], and
+              if there are any, {position: fine}, see `telemetry.columns`
 
 Little-endian in file and in memory: every machine an agent runs on is. Its checksum is kept beside it.
 """
@@ -38,13 +38,24 @@ HEAD_BYTES = 45
 READING_BYTES = 29
 """Of one record's five numbers, uncompressed."""
 
+FINE_BYTES = 8
+"""Of what a time has beside its milliseconds."""
+
 _STAMP = struct.Struct("<8sQI")
 _UPTIME = struct.Struct("<16sq")
 
 assert sys.byteorder == "little", "the chunk format is the memory's, little-endian"
 
 _sparse = msgspec.msgpack.Encoder()
-_unsparse = msgspec.msgpack.Decoder(tuple[dict[int, str], dict[int, DeadLetter]])
+
+
+class _Sparse(msgspec.Struct, array_like=True):
+    texts: dict[int, str]
+    dead: dict[int, DeadLetter]
+    fine: dict[int, int] = msgspec.field(default_factory=dict)
+
+
+_unsparse = msgspec.msgpack.Decoder(_Sparse)
 
 
 class Uptime(NamedTuple):
@@ -107,7 +118,9 @@ def encode(columns: Columns) -> bytes:
         columns.value.tobytes(),
         columns.quality.tobytes(),
     ]
-    if columns.texts or columns.dead:
+    if columns.fine:
+        parts.append(_sparse.encode((columns.texts, columns.dead, columns.fine)))
+    elif columns.texts or columns.dead:
         parts.append(_sparse.encode((columns.texts, columns.dead)))
     plain = b"".join(parts)
     if len(plain) <= SMALL_BYTES:
@@ -129,7 +142,8 @@ def decode(body: bytes) -> Columns:
         _fill(column, plain[at:end])
         at = end
     if at < len(plain):
-        columns.texts, columns.dead = _unsparse.decode(plain[at:])
+        sparse = _unsparse.decode(plain[at:])
+        columns.texts, columns.dead, columns.fine = sparse.texts, sparse.dead, sparse.fine
     return columns
 
 
@@ -141,12 +155,12 @@ def plain_bytes(columns: Columns) -> int:
     """The uncompressed size."""
     sparse = sum(map(len, columns.texts.values()))
     sparse += sum(len(d.raw) + len(d.source) + len(d.reason) for d in columns.dead.values())
-    return READING_BYTES * len(columns) + sparse
+    return READING_BYTES * len(columns) + FINE_BYTES * len(columns.fine) + sparse
 
 
 def record_bytes(columns: Columns, position: int) -> int:
     """The uncompressed size of one record."""
-    size = READING_BYTES + len(columns.texts.get(position, ""))
+    size = READING_BYTES + FINE_BYTES * (position in columns.fine) + len(columns.texts.get(position, ""))
     if letter := columns.dead.get(position):
         size += len(letter.raw) + len(letter.source) + len(letter.reason)
     return size

@@ -393,6 +393,8 @@ class Time(Section):
 
     device_ahead_s_max: Annotated[float, Field(ge=0, le=1e10)] = 86_400.0
     device_behind_days_max: Annotated[float, Field(ge=0, le=100_000)] = 36_500.0
+    offsets_s: dict[str, Annotated[float, Field(ge=-3e9, le=3e9)]] = Field(default_factory=dict)  # device -> ahead by
+    device_off_s_min: Annotated[float, Field(ge=0, le=1e9)] = 60.0
     wait_for_clock: bool = True
 
 

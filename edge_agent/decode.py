@@ -18,6 +18,7 @@ from edge_agent.config import GatewayConfig
 from edge_agent.derived import Deriving
 from edge_agent.formats import Decode
 from edge_agent.mapping import Routes
+from edge_agent.offsets import Offsets
 from edge_agent.plausibility import judge
 from edge_agent.processing import NO_WINDOWS, Processing
 from edge_agent.readings import Readings
@@ -45,6 +46,8 @@ class Decoder:
         windows: Mapping[int, bytes] = NO_WINDOWS,
     ) -> None:
         self._limits = config.collect
+        self._offsets = Offsets(config.time.offsets_s, config.time.device_off_s_min, series_id)
+        series_id = self._offsets.series_id
         self._processing = Processing(config.process, series_id, windows) if config.process or windows else None
         if self._processing is not None:
             series_id = self._processing.series_id
@@ -101,6 +104,7 @@ class Decoder:
         self._move(Readings(), into, now_ms)
 
     def _move(self, readings: Readings, into: Columns, received_at_ms: int) -> None:
+        self._offsets.apply(readings, received_at_ms)
         judge(readings, received_at_ms, self._time)
         if self._processing is not None:
             self._processing.apply(readings, received_at_ms)

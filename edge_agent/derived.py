@@ -52,7 +52,7 @@ class Moment(NamedTuple):
     """What a message says of a device at one time: metric -> its number, None for a text, and its quality."""
 
     device: str
-    measured_at_ms: int
+    measured_at_ms: float
     values: dict[str, tuple[float | None, int]]
 
 
@@ -84,7 +84,7 @@ class Deriving:
         if known.keys().isdisjoint(readings.series[start:]):
             return None
         moments: list[Moment] = []
-        latest: dict[tuple[str, int], Moment] = {}
+        latest: dict[tuple[str, float], Moment] = {}
         for position in range(start, len(readings.value)):
             found = known.get(readings.series[position])
             if found is None:

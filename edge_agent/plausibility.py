@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edge_agent.config import Time
 from edge_agent.readings import Readings
-from telemetry.columns import TIME_FROM_GATEWAY, TIME_NOT_BELIEVED
+from telemetry.columns import TIME_CORRECTED, TIME_FROM_GATEWAY, TIME_NOT_BELIEVED
 
 DEVICE_MS_MIN = 946_684_800_000  # 2000-01-01
 CLOCK_SET_MS_MIN = 1_577_836_800_000  # 2020-01-01, before there was any of this
@@ -50,4 +50,5 @@ def judge(readings: Readings, received_at_ms: int, limits: Time) -> None:
     for place, at in enumerate(times):
         if not low <= at <= high and not readings.quality[place] & cannot_judge:
             times[place] = received_at_ms
-            readings.quality[place] |= TIME_FROM_GATEWAY | TIME_NOT_BELIEVED
+            readings.quality[place] = readings.quality[place] & ~TIME_CORRECTED | TIME_FROM_GATEWAY | TIME_NOT_BELIEVED
+            readings.offsets.pop(place, None)

@@ -18,9 +18,11 @@ from edge_agent.sparkplug.room import is_sparkplug
 from telemetry.clock import SystemClock
 from telemetry.columns import (
     DEAD,
+    TIME_CORRECTED,
     TIME_FROM_DEVICE,
     TIME_FROM_GATEWAY,
     TIME_NOT_BELIEVED,
+    US_PER_MS,
     VALUE_BAD,
     VALUE_STALE,
     Columns,
@@ -34,6 +36,7 @@ MARKS = {
     VALUE_BAD: "bad value",
     VALUE_STALE: "stale value",
     TIME_NOT_BELIEVED: "the device's was not believed",
+    TIME_CORRECTED: "the device's clock corrected",
 }
 NO_READING = "no reading: it has no value that is taken"
 WIDTH = 200
@@ -99,7 +102,8 @@ class Preview:
         value = repr(columns.texts[at]) if at in columns.texts else f"{columns.value[at]:.15g}"
         when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC)
         quality = columns.quality[at]
-        time = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        us = columns.fine.get(at, 0) % US_PER_MS
+        time = when.isoformat(timespec="milliseconds").replace("+00:00", f"{us:03d}Z" if us else "Z")
         words = [TIMES[quality & TIME_FROM_GATEWAY], *(word for bit, word in MARKS.items() if quality & bit)]
         return device, metric, value, unit, time, ", ".join(words)
 

@@ -145,7 +145,7 @@ class Processing:
             value = values[position] = values[position] * rule.scale + rule.offset
             if value < rule.value_min or value > rule.value_max:
                 qualities[position] |= VALUE_BAD
-            at_ms, quality = times[position], qualities[position]
+            at_ms, quality = int(times[position]), qualities[position]
             if quality & TIME_FROM_GATEWAY and at_ms < CLOCK_SET_MS_MIN:
                 continue
             is_kept = True

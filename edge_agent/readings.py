@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import compress, count
 from typing import Any, Protocol
 
-from telemetry.columns import Columns
+from telemetry.columns import US_PER_MS, Columns
 
 NAME_CHARS_MAX = 128
 UNIT_CHARS_MAX = 32
@@ -36,19 +36,24 @@ class SeriesIds(Protocol):
 
 @dataclass(slots=True)
 class Readings:
-    """Entry i of every list belongs to reading i; see `Columns` for what they hold."""
+    """Entry i of every list belongs to reading i; see `Columns` for what they hold.
+
+    measured_at: an int, or a float if it has microseconds. offsets: position -> what was subtracted from the device's
+    time, in ms.
+    """
 
     series: list[int] = field(default_factory=list)
-    measured_at: list[int] = field(default_factory=list)
+    measured_at: list[float] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
     quality: list[int] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
+    offsets: dict[int, int] = field(default_factory=dict)
 
     def add(
         self,
         series: Collection[int],
         values: Collection[float],
-        measured_at_ms: int,
+        measured_at_ms: float,
         quality: int,
         texts: Mapping[int, str] | None = None,
     ) -> None:
@@ -63,7 +68,7 @@ class Readings:
         self,
         series: Collection[int],
         values: Collection[float],
-        measured_at_ms: Collection[int],
+        measured_at_ms: Collection[float],
         quality: Collection[int],
         texts: Mapping[int, str] | None = None,
     ) -> None:
@@ -80,17 +85,20 @@ class Readings:
         """Forget everything from position `length` on."""
         for column in (self.series, self.measured_at, self.value, self.quality):
             del column[length:]
-        for position in [p for p in self.texts if p >= length]:
-            del self.texts[position]
+        for sparse in (self.texts, self.offsets):
+            for position in [p for p in sparse if p >= length]:
+                del sparse[position]
 
     def drop(self, start: int) -> None:
         """Forget the readings from position `start` on whose series is DROPPED."""
         kept = [id_ != DROPPED for id_ in self.series[start:]]
         if all(kept):
             return
-        texts = {position: self.texts.pop(position) for position in [p for p in self.texts if p >= start]}
         places = {old: start + new for new, old in enumerate(compress(count(start), kept))}
-        self.texts.update((places[position], text) for position, text in texts.items() if position in places)
+        both: tuple[dict[int, Any], ...] = (self.texts, self.offsets)
+        for sparse in both:
+            moved = {position: sparse.pop(position) for position in [p for p in sparse if p >= start]}
+            sparse.update((places[position], each) for position, each in moved.items() if position in places)
         columns: tuple[list[Any], ...] = (self.series, self.measured_at, self.value, self.quality)
         for column in columns:
             column[start:] = compress(column[start:], kept)
@@ -101,9 +109,21 @@ class Readings:
         if not count:
             return
         into.series.fromlist(self.series)
-        into.measured_at.fromlist(self.measured_at)
+        self._move_times(into, offset)
         into.received_at.extend(array("q", [received_at_ms]) * count)
         into.value.fromlist(self.value)
         into.quality.frombytes(bytes(self.quality))
         into.texts.update((offset + position, text) for position, text in self.texts.items())
         self.truncate(0)
+
+    def _move_times(self, into: Columns, offset: int) -> None:
+        for position, offset_ms in self.offsets.items():
+            into.fine[offset + position] = offset_ms * US_PER_MS
+        try:
+            into.measured_at.fromlist(self.measured_at)  # type: ignore[arg-type]  # all of them are ints, or it raises
+        except TypeError:
+            for position, at in enumerate(self.measured_at, offset):
+                at_ms, us = divmod(round(at * US_PER_MS), US_PER_MS) if isinstance(at, float) else (at, 0)
+                into.measured_at.append(at_ms)
+                if us:
+                    into.fine[position] = into.fine.get(position, 0) + us

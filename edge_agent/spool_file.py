@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from telemetry.errors import FieldlineError, SpoolCorruptError
 
-FORMATS = 1, 2, 3
-"""Those that are read; what is written is the last. 1 had no chunks that are deflated, 2 none that are undated."""
+FORMATS = 1, 2, 3, 4
+"""Those that are read; what is written is the last. 1 had no deflated chunks, 2 no undated ones, 3 no fine times."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY, gateway TEXT, epoch TEXT, mark INTEGER);
 CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS thinned (id INTEGER PRIMARY KEY, readings INTEGER NOT
 CREATE TABLE IF NOT EXISTS windows (id INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS boots (
     id INTEGER PRIMARY KEY, boot BLOB UNIQUE NOT NULL, began_at INTEGER NOT NULL, is_estimate INTEGER NOT NULL);
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 """
 """edge_agent.spool_copy knows the tables by the types of their columns: no two may have the same."""
 

@@ -1,6 +1,6 @@
 """A batch that was checked, and the limits of what is accepted in one, whatever its format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ SERIES_TEXT_CHARS_MAX = 256
 SERIES_ID_MAX = 2**31
 LOSS_CHARS_MAX = 1000
 SEQ_MAX = 2**62
+OFFSET_MS_MAX = 100 * 366 * 86_400_000
+"""A century: what a clock can be corrected by."""
 MEASURED_MS_MIN, MEASURED_MS_MAX = 946_684_800_000, 4_102_444_800_000  # 2000-01-01 and 2100-01-01, UTC
 
 Ints = npt.NDArray[np.int64]
@@ -25,8 +27,8 @@ Ints = npt.NDArray[np.int64]
 class Batch:
     """A checked batch. Arrays have one entry per record; `series` indexes `names` (DEAD: a dead letter).
 
-    `texts` and `dead` are sparse, by position. `loss` is a declared loss, which has no rows. `bytes`: about how much
-    memory it takes.
+    `texts`, `dead` and `fine` are sparse, by position, as in `telemetry.columns`. `loss` is a declared loss, which has
+    no rows. `bytes`: about how much memory it takes.
     """
 
     header: Header
@@ -40,6 +42,7 @@ class Batch:
     dead: dict[int, DeadLetter]
     loss: Loss | None
     bytes: int
+    fine: dict[int, int] = field(default_factory=dict)
 
 
 def checked(header: Header, *, is_loss: bool) -> Header:

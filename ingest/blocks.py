@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from ingest.admit import Slice
 from ingest.decode import Batch
-from ingest.tables import DEAD_LETTERS, LOSSES, READINGS, TIME, Target
-from telemetry.columns import DEAD, DeadLetter, Series
+from ingest.tables import DEAD_LETTERS, FINE, LOSSES, READINGS, TIME, Target
+from telemetry.columns import DEAD, US_PER_MS, DeadLetter, Series
 
 T = TypeVar("T", bound=Hashable)
 Ints = npt.NDArray[np.int32]
@@ -62,14 +62,15 @@ def _reading_blocks(slices: list[Slice], ingested_ms: int) -> Iterator[Block]:
         readings.add(part)
     if not readings.parts:
         return
-    rows, measured_at = readings.table(ingested_ms), readings.joined("measured_at")
+    target, measured_at = readings.target, readings.joined("measured_at")
+    rows = readings.table(target, ingested_ms)
     ends = np.array([measured_at.min(), measured_at.max()])
     if len(set(_months(ends).tolist())) == 1:  # all but always
-        yield Block(READINGS, rows)
+        yield Block(target, rows)
         return
     months = _months(measured_at)
     for month in np.unique(months):
-        yield Block(READINGS, rows.filter(pa.array(months == month)))
+        yield Block(target, rows.filter(pa.array(months == month)))
 
 
 def _months(at_ms: npt.NDArray[np.generic]) -> npt.NDArray[np.datetime64]:
@@ -81,6 +82,10 @@ class _Readings:
     """The readings of a commit, column by column; each column in the parts that the slices brought."""
 
     parts: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
+    rows: int = 0
+    fine: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = field(
+        default_factory=list
+    )  # rows whose times have more than ms, and what
     series: Codes[Series] = field(default_factory=Codes)
     texts: Codes[str] = field(default_factory=Codes)
     gateways: Codes[str] = field(default_factory=Codes)
@@ -108,8 +113,35 @@ class _Readings:
         rows = len(columns["series"])
         columns["gateway"] = np.full(rows, self.gateways.code(header.gateway), np.int32)
         columns["epoch"] = np.full(rows, self.epochs.code(header.epoch), np.int32)
+        if batch.fine:
+            self._add_fine(part, kept)
+        self.rows += rows
         for name, column in columns.items():
             self.parts.setdefault(name, []).append(column)
+
+    def _add_fine(self, part: Slice, kept: npt.NDArray[np.bool_] | None) -> None:
+        fine = np.zeros(part.stop - part.start, np.int64)
+        positions = np.fromiter(part.batch.fine, np.int64) - part.start
+        there = (positions >= 0) & (positions < len(fine))
+        fine[positions[there]] = np.fromiter(part.batch.fine.values(), np.int64)[there]
+        if kept is not None:
+            fine = fine[kept]
+        rows = np.flatnonzero(fine).astype(np.int64)
+        self.fine.append((rows + self.rows, fine[rows]))
+
+    @property
+    def target(self) -> Target:
+        """With the columns that these readings need."""
+        has_fine = any(len(rows) for rows, _ in self.fine)
+        return Target(READINGS.name, (*READINGS.columns, *FINE)) if has_fine else READINGS
+
+    def _join_fine(self) -> None:
+        """What times have beside milliseconds, as columns of their own."""
+        fine = np.zeros(self.rows, np.int64)
+        for rows, values in self.fine:
+            fine[rows] = values
+        offsets, microseconds = np.divmod(fine, US_PER_MS)
+        self.parts |= {"measured_us": [microseconds], "clock_offset_ms": [offsets]}
 
     def _texts(self, part: Slice) -> Ints:
         codes = np.full(part.stop - part.start, self.texts.code(""), np.int32)
@@ -124,7 +156,9 @@ class _Readings:
             parts[:] = [np.concatenate(parts)]
         return parts[0]
 
-    def table(self, ingested_ms: int) -> pa.Table:
+    def table(self, target: Target, ingested_ms: int) -> pa.Table:
+        if self.fine:
+            self._join_fine()
         series = self.joined("series")
         dictionaries: dict[str, pa.DictionaryArray] = {
             name: _dictionary(Codes[str](), [getattr(one, name) for one in self.series.values], series)
@@ -133,7 +167,7 @@ class _Readings:
         for name, words in (("text", self.texts), ("gateway", self.gateways), ("epoch", self.epochs)):
             dictionaries[name] = pa.DictionaryArray.from_arrays(self.joined(name), pa.array(words.values, pa.string()))
         arrays = []
-        for column in READINGS.schema:
+        for column in target.schema:
             if column.name == "ingested_at":
                 arrays.append(pa.array(np.full(len(series), ingested_ms)).cast(TIME))
             elif column.name in dictionaries:
@@ -142,7 +176,7 @@ class _Readings:
                 arrays.append(pa.array(self.joined(column.name), pa.int64()).cast(TIME))
             else:
                 arrays.append(pa.array(self.joined(column.name), column.type))
-        return pa.Table.from_arrays(arrays, schema=READINGS.schema)
+        return pa.Table.from_arrays(arrays, schema=target.schema)
 
 
 def _dictionary(words: Codes[str], names: list[str], series: npt.NDArray[np.generic]) -> pa.DictionaryArray:

@@ -9,14 +9,14 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from ingest.batch import SERIES_ID_MAX, Batch, Ints, check_names, checked, decompressed, loss_batch
+from ingest.batch import OFFSET_MS_MAX, SERIES_ID_MAX, Batch, Ints, check_names, checked, decompressed, loss_batch
 from ingest.dictionaries import Dictionaries
 from ingest.reader import Reader
-from telemetry.columns import DEAD, DeadLetter, Series
+from telemetry.columns import DEAD, US_PER_MS, DeadLetter, Series
 from telemetry.decimals import DIGITS_MAX, NAN_BITS
 from telemetry.errors import WireError
 from telemetry.packing import GROUPED, RELATIVE
-from telemetry.wire import DICTIONARY, HEX, LOSS, ZSTD, Header
+from telemetry.wire import DICTIONARY, FINE, HEX, LOSS, ZSTD, Header
 
 RECORD_BYTES = 29
 """Of one record in a Batch, without texts and dead letters."""
@@ -34,7 +34,7 @@ def read(payload: bytes, gateway: str, dictionaries: Dictionaries) -> Batch:
         raise WireError(f"the batch's checksum is wrong: it is damaged, or not of {gateway!r}, on whose topic it came")
     head = Reader(content)
     flags = head.byte()
-    if flags & ~(ZSTD | LOSS | HEX | DICTIONARY):
+    if flags & ~(ZSTD | LOSS | HEX | DICTIONARY | FINE):
         raise WireError(f"the batch has flags {flags:#x}, which this ingest does not know: update it")
     epoch = head.take(_EPOCH_BYTES).hex() if flags & HEX else _text(head.take(head.byte()))
     dictionary = head.take(_DICTIONARY_BYTES).hex() if flags & DICTIONARY else ""
@@ -44,7 +44,7 @@ def read(payload: bytes, gateway: str, dictionaries: Dictionaries) -> Batch:
         declared_at = body.signed()
         reason = body.rest()
         return loss_batch(header, _text(reason), declared_at, len(reason))
-    return _records(header, body, dictionary, dictionaries)
+    return _records(header, body, dictionary, dictionaries, has_fine=bool(flags & FINE))
 
 
 def _text(data: bytes) -> str:
@@ -54,7 +54,7 @@ def _text(data: bytes) -> str:
         raise WireError(f"the batch holds a text that is not UTF-8: {error}") from error
 
 
-def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictionaries) -> Batch:
+def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictionaries, *, has_fine: bool) -> Batch:
     n = header.count
     size = RECORD_BYTES * n + body.left
     ids, defined = _table(body, n)
@@ -73,6 +73,7 @@ def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictio
     is_dead = ids == DEAD
     series = np.where(is_dead, DEAD, np.cumsum(~is_dead) - 1).astype(np.int32)[ranks]
     dead = _dead(body, np.flatnonzero(series == DEAD).tolist())
+    fine = _fine(body, n) if has_fine else {}
     if body.left:
         raise WireError(f"the batch has {body.left} bytes behind its end")
     return Batch(
@@ -87,6 +88,7 @@ def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictio
         dead=dead,
         loss=None,
         bytes=size,
+        fine=fine,
     )
 
 
@@ -149,6 +151,18 @@ def _texts(body: Reader, n: int) -> dict[int, str]:
     count = body.count(n, "texts")
     positions = body.positions(count, n, "texts")
     return dict(zip(positions.tolist(), map(_text, body.strings(count)), strict=True))
+
+
+def _fine(body: Reader, n: int) -> dict[int, int]:
+    count = body.count(n, "fine times")
+    if not count:
+        return {}
+    positions = body.positions(count, n, "fine times")
+    microseconds = _within(body.column(count)[1], US_PER_MS - 1, "number of microseconds")
+    offsets = body.column(count)[1]
+    if np.abs(offsets).max() > OFFSET_MS_MAX:
+        raise WireError("the batch has a time that was corrected by more than a century")
+    return dict(zip(positions.tolist(), (offsets * US_PER_MS + microseconds).tolist(), strict=True))
 
 
 def _dead(body: Reader, positions: list[int]) -> dict[int, DeadLetter]:

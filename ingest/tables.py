@@ -49,6 +49,8 @@ READINGS = Target(
         ("seq", pa.uint64(), "UInt64"),
     ),
 )
+FINE = (("measured_us", pa.uint16(), "UInt16"), ("clock_offset_ms", pa.int64(), "Int64"))
+"""Of blocks in which a time has more than milliseconds; all others cost nothing for it."""
 DEAD_LETTERS = Target(
     "dead_letters",
     (
@@ -62,7 +64,7 @@ DEAD_LETTERS = Target(
         ("raw", pa.binary(), "String"),
     ),
 )
-REPLAYED = Target("readings", (*READINGS.columns, ("replay", pa.uint64(), "UInt64")))
+REPLAYED = Target("readings", (*READINGS.columns, *FINE, ("replay", pa.uint64(), "UInt64")))
 REPLAYS = Target(
     "replays",
     (

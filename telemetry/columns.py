@@ -29,6 +29,11 @@ TIME_NOT_BELIEVED = 8
 TIME_ESTIMATED = 16
 """Added to TIME_FROM_GATEWAY. The gateway went off without having learned the time: it is the latest it can be."""
 
+TIME_CORRECTED = 32
+"""Added to a quality code. measured_at is the device's time less what its clock is known to be ahead."""
+
+US_PER_MS = 1000
+
 CUT_NOTE = "; the first {} are kept"
 """The end of a dead letter's reason if its raw bytes are only the beginning of what came."""
 
@@ -61,6 +66,8 @@ class Columns:
     series: int32 id, DEAD for a dead letter. measured_at, received_at: int64 ms since 1970 UTC.
     value: float64, NaN where the reading is a text. quality: uint8 code.
     texts, dead: position -> the text, the dead letter.
+    fine: position -> what measured_at does not say, for readings that have it: the device's time is measured_at plus
+    offset ms and `us` microseconds, 0..999; here is offset * US_PER_MS + us.
     """
 
     series: "array[int]" = field(default_factory=lambda: array("i"))
@@ -70,6 +77,7 @@ class Columns:
     quality: "array[int]" = field(default_factory=lambda: array("B"))
     texts: dict[int, str] = field(default_factory=dict)
     dead: dict[int, DeadLetter] = field(default_factory=dict)
+    fine: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.series)
@@ -87,7 +95,7 @@ class Columns:
         """Forget everything from position `length` on: a message is taken whole or not at all."""
         for column in (self.series, self.measured_at, self.received_at, self.value, self.quality):
             del column[length:]
-        for sparse in (self.texts, self.dead):
+        for sparse in (self.texts, self.dead, self.fine):
             for position in [p for p in sparse if p >= length]:
                 del sparse[position]
 
@@ -101,6 +109,7 @@ class Columns:
         self.quality.extend(other.quality)
         self.texts.update((offset + position, text) for position, text in other.texts.items())
         self.dead.update((offset + position, letter) for position, letter in other.dead.items())
+        self.fine.update((offset + position, fine) for position, fine in other.fine.items())
 
     def slice(self, start: int, stop: int) -> "Columns":
         """Records start..stop-1 as columns of their own."""
@@ -112,4 +121,5 @@ class Columns:
             self.quality[start:stop],
             {p - start: text for p, text in self.texts.items() if start <= p < stop},
             {p - start: letter for p, letter in self.dead.items() if start <= p < stop},
+            {p - start: fine for p, fine in self.fine.items() if start <= p < stop},
         )

@@ -2,7 +2,7 @@
 
   byte      2, the format
   uint32    CRC-32 of the gateway's name, which is in the topic, followed by everything behind these four bytes
-  byte      flags: ZSTD = 1, LOSS = 2, HEX = 4, DICTIONARY = 8
+  byte      flags: ZSTD = 1, LOSS = 2, HEX = 4, DICTIONARY = 8, FINE = 32
   epoch     if HEX the 8 bytes that its 16 hexadecimal digits stand for; else a byte with its length, and its characters
   4 bytes   if DICTIONARY: the id of the gateway's present dictionary
   varint    first_seq
@@ -28,6 +28,10 @@ The body of a batch of records; column, varint and strings as `telemetry.packing
   column    X positions of records that hold one, ascending
   strings   X texts
   strings   as often as there are dead letters: sources, raw bytes, reasons; in their order
+  varint    if FINE: F, the number of records whose time has more than milliseconds (`telemetry.columns`, fine)
+  column    F positions of those, ascending
+  column    F numbers of microseconds, 0..999
+  column    F offsets in ms
 
 "The order of the series" (GROUPED) has the records by rank, and those of one series in the order of their seqs.
 
@@ -53,13 +57,13 @@ from typing import TypeVar
 from backports import zstd
 
 from telemetry import decimals, lanes
-from telemetry.columns import DEAD, Columns, Series
+from telemetry.columns import DEAD, US_PER_MS, Columns, Series
 from telemetry.packing import DELTA, GROUPED, RELATIVE, column, shortest, signed, strings, varint
 
 T = TypeVar("T", int, float)
 
 VERSION = 2
-ZSTD, LOSS, HEX, DICTIONARY = 1, 2, 4, 8
+ZSTD, LOSS, HEX, DICTIONARY, FINE = 1, 2, 4, 8, 32
 ROWS_MAX = 500_000
 WIRE_BYTES_MAX = 2 * 1024 * 1024
 PLAIN_BYTES_MAX = 64 * 1024 * 1024
@@ -112,6 +116,8 @@ def encode(
         _texts(columns),
         _dead(columns),
     ]
+    if columns.fine:
+        return _seal(header, [*sections, _fine(columns)], dictionary, FINE)
     return _seal(header, sections, dictionary)
 
 
@@ -182,6 +188,14 @@ def _dead(columns: Columns) -> bytes:
     letters = [letter for _, letter in sorted(columns.dead.items())]
     sources, reasons = [letter.source.encode() for letter in letters], [letter.reason.encode() for letter in letters]
     return strings(sources) + strings([letter.raw for letter in letters]) + strings(reasons)
+
+
+def _fine(columns: Columns) -> bytes:
+    positions = sorted(columns.fine)
+    n = len(positions)
+    offsets, microseconds = zip(*(divmod(columns.fine[position], US_PER_MS) for position in positions), strict=True)
+    parts = (column(lanes.of(positions), n, DELTA), column(lanes.of(microseconds), n), column(lanes.of(offsets), n))
+    return varint(n) + b"".join(parts)
 
 
 def _seal(header: Header, sections: Sequence[bytes], dictionary: Dictionary | None, flags: int = 0) -> bytes:

@@ -7,7 +7,15 @@ import re
 import struct
 from typing import Any
 
-_FIXED = {"UInt8": "B", "UInt16": "H", "UInt32": "I", "UInt64": "Q", "Float64": "d", "DateTime64(3, 'UTC')": "q"}
+_FIXED = {
+    "UInt8": "B",
+    "UInt16": "H",
+    "UInt32": "I",
+    "UInt64": "Q",
+    "Int64": "q",
+    "Float64": "d",
+    "DateTime64(3, 'UTC')": "q",
+}
 _CODES = "BHIQ"
 
 

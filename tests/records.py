@@ -10,20 +10,24 @@ from array import array
 
 from hypothesis import strategies as st
 
-from telemetry.columns import DEAD, NAN, Columns, DeadLetter, Series
+from telemetry.columns import DEAD, NAN, US_PER_MS, Columns, DeadLetter, Series
 
 NEW_YEAR_MS = 1_767_225_600_000  # 2026
 STORABLE_MS = st.integers(946_684_800_000, 4_102_444_799_999)
 """Times that the tables can hold: the years 2000 to 2099."""
 SERIES_MAX = 4
 
-Image = tuple[bytes, bytes, bytes, bytes, bytes, dict[int, str], dict[int, DeadLetter]]
+Image = tuple[bytes, bytes, bytes, bytes, bytes, dict[int, str], dict[int, DeadLetter], dict[int, int]]
 Record = tuple[object, ...]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 doubles = st.one_of(
     st.floats(), st.binary(min_size=8, max_size=8).map(lambda bits: float(struct.unpack("<d", bits)[0]))
 )
+fine_times = st.builds(
+    lambda offset_ms, us: offset_ms * US_PER_MS + us, st.integers(-(10**12), 10**12), st.integers(0, US_PER_MS - 1)
+).filter(bool)
+"""What a time has beside its milliseconds, if it has."""
 dead_letters = st.builds(DeadLetter, texts, st.binary(max_size=60), texts)
 
 
@@ -37,6 +41,7 @@ def columns(draw: st.DrawFn, records_min: int = 1, records_max: int = 30, at_ms:
     """Columns of readings, texts and dead letters. at_ms: a strategy for times, default any int64."""
     times = at_ms if isinstance(at_ms, st.SearchStrategy) else st.integers(-(2**63), 2**63 - 1)
     made = Columns()
+    has_fine = draw(st.booleans())
     for position in range(draw(st.integers(records_min, records_max))):
         kind = draw(st.sampled_from(["number", "number", "number", "text", "dead"]))
         if kind == "dead":
@@ -49,6 +54,8 @@ def columns(draw: st.DrawFn, records_min: int = 1, records_max: int = 30, at_ms:
         made.quality.append(draw(st.integers(0, 255)))
         if kind == "text":
             made.texts[position] = draw(texts)
+        if has_fine and draw(st.booleans()):
+            made.fine[position] = draw(fine_times)
     return made
 
 
@@ -75,7 +82,7 @@ def numbered(first: int, count: int, blob_bytes: int = 0, blob: bytes = b"") -> 
 def image(made: Columns) -> Image:
     """Everything in the columns, comparable to the bit."""
     arrays: list[array[int] | array[float]] = [made.series, made.measured_at, made.received_at, made.value]
-    return (*(column.tobytes() for column in arrays), made.quality.tobytes(), made.texts, made.dead)  # type: ignore[return-value]  # four, as the list has
+    return (*(column.tobytes() for column in arrays), made.quality.tobytes(), made.texts, made.dead, made.fine)  # type: ignore[return-value]  # four, as the list has
 
 
 def records(made: Columns) -> list[Record]:

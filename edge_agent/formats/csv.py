@@ -49,7 +49,7 @@ class _Line(NamedTuple):
 
     metrics: tuple[str, ...]
     values: Sequence[float]
-    at_ms: int
+    at_ms: float
     quality: int
     texts: Mapping[int, str] | None = None
 
@@ -91,7 +91,8 @@ class CsvDecoder:
     def _line(self, row: list[str], layout: _Layout, received_at_ms: int, *, plain: bool) -> _Line | str:
         if len(row) != layout.columns:
             return f"it has {len(row)} cells, {layout.columns} columns are expected"
-        at, quality = received_at_ms, TIME_FROM_GATEWAY
+        at: float = received_at_ms
+        quality = TIME_FROM_GATEWAY
         if layout.time is not None and (cell := row[layout.time].strip()):
             stamp = self._time(cell)
             if isinstance(stamp, str):
@@ -108,7 +109,7 @@ class CsvDecoder:
                     return _Line(layout.metrics, values, at, quality)
         return self._mixed(layout.metrics, cells, at, quality)
 
-    def _mixed(self, metrics: tuple[str, ...], cells: Sequence[str], at_ms: int, quality: int) -> _Line | str:
+    def _mixed(self, metrics: tuple[str, ...], cells: Sequence[str], at_ms: float, quality: int) -> _Line | str:
         """A line in which not every cell is a number."""
         values: dict[str, float] = {}
         texts: dict[int, str] = {}
@@ -129,7 +130,7 @@ class CsvDecoder:
         """As Python writes numbers. What has a point is none if numbers have a comma, so they change places."""
         return cell.translate(_SWAPPED) if self._options.decimal_comma else cell
 
-    def _time(self, cell: str) -> int | str:
+    def _time(self, cell: str) -> float | str:
         unit = self._options.time_format
         if unit == "iso8601":
             return from_iso(cell, zone=self._zone)

@@ -37,12 +37,12 @@ class Sample(NamedTuple):
 
     metrics: tuple[str, ...]
     values: Collection[float]
-    measured_at_ms: int
+    measured_at_ms: float
     quality: int
     texts: Mapping[int, str] | None
 
 
-def sample(fields: dict[str, Any], measured_at_ms: int | str, quality: int) -> Sample:
+def sample(fields: dict[str, Any], measured_at_ms: float | str, quality: int) -> Sample:
     """The readings of an object without its time, which may be a reason. Raises FieldlineError, the reason."""
     if isinstance(measured_at_ms, str):
         raise FieldlineError(measured_at_ms)

@@ -69,13 +69,14 @@ class InfluxDecoder:
 
     def __call__(self, payload: bytes, received_at_ms: int, into: Readings) -> str | None:
         """See `edge_agent.formats`; times in ms since 1970 UTC."""
-        taken: list[tuple[bytes, _Line, int, int]] = []
+        taken: list[tuple[bytes, _Line, float, int]] = []
         for number, raw in enumerate(payload.split(b"\n"), 1):
             head, _, rest = raw.partition(b" ")
             line = self._known_line(head, rest) or self._line(raw)
             if line is None:
                 continue
-            at, quality = received_at_ms, TIME_FROM_GATEWAY
+            at: float = received_at_ms
+            quality = TIME_FROM_GATEWAY
             if not isinstance(line, str) and line.ticks is not None:
                 stamp = from_epoch(line.ticks, self._options.precision)
                 if isinstance(stamp, str):
@@ -120,7 +121,7 @@ class InfluxDecoder:
         shape = None if b"\\" in raw else (tuple(point.fields), point.kinds)
         return _Line(values, texts, point.ticks, (), metrics, shape)
 
-    def _add(self, taken: Sequence[tuple[bytes, _Line, int, int]], into: Readings) -> str | None:
+    def _add(self, taken: Sequence[tuple[bytes, _Line, float, int]], into: Readings) -> str | None:
         """Append what all lines say, and remember what is new."""
         if not taken:
             return "the payload has no line with readings"

@@ -49,10 +49,11 @@ class JsonDecoder:
             message = shape.parse(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._any(payload, received_at_ms, into)
-        measured_at, quality = received_at_ms, TIME_FROM_GATEWAY
+        measured_at: float = received_at_ms
+        quality = TIME_FROM_GATEWAY
         if shape.has_ts:
             ts = message.ts
-            stamp = round(ts) if SECONDS_BELOW <= ts < AT_MS_MAX - 1 else milliseconds(ts)
+            stamp = ts if type(ts) is int and SECONDS_BELOW <= ts < AT_MS_MAX else milliseconds(ts)
             if isinstance(stamp, str):
                 return stamp
             measured_at, quality = stamp, TIME_FROM_DEVICE

@@ -27,7 +27,7 @@ from typing import Any
 from edge_agent.formats.cbor import cbor_tree
 from edge_agent.formats.fields import METRICS_MAX, READINGS_MAX, too_long, wrong_count
 from edge_agent.formats.json import json_tree
-from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN
+from edge_agent.formats.times import AT_MS_MAX, AT_MS_MIN, fine
 from edge_agent.readings import NAME_CHARS_MAX, Metric, Readings, SeriesIds
 from telemetry.columns import NAN, TIME_FROM_DEVICE, TIME_FROM_GATEWAY
 from telemetry.errors import FieldlineError
@@ -95,7 +95,7 @@ class _Pack:
         self._base: dict[str, Any] = {"bn": "", "bt": 0, "bu": ""}
         self._metrics: list[Metric] = []
         self._values: list[float] = []
-        self._measured_at: list[int] = []
+        self._measured_at: list[float] = []
         self._quality: list[int] = []
         self._texts: dict[int, str] = {}
 
@@ -152,18 +152,18 @@ class _Pack:
         elif not has_sum:
             raise FieldlineError("has no value")
 
-    def _time(self, seconds: float) -> tuple[int, int]:
+    def _time(self, seconds: float) -> tuple[float, int]:
         """In ms since 1970 UTC, and the quality."""
         if not isfinite(seconds):
             raise FieldlineError(f"the time {seconds} is none")
-        at, quality = round(seconds * 1000), TIME_FROM_DEVICE
+        at, quality = fine(round(seconds * 1_000_000)), TIME_FROM_DEVICE
         if seconds < RELATIVE_BELOW_S:
             at, quality = at + self._received_at_ms, TIME_FROM_GATEWAY
         if not AT_MS_MIN <= at < AT_MS_MAX:
             raise FieldlineError(f"the time must lie in 1970-2099, got {float(seconds):.17g} s")
         return at, quality
 
-    def _add(self, name: str, unit: str, value: float, time: tuple[int, int], text: str | None = None) -> None:
+    def _add(self, name: str, unit: str, value: float, time: tuple[float, int], text: str | None = None) -> None:
         if text is not None:
             if reason := too_long((name,), {0: text}):
                 raise FieldlineError(reason)

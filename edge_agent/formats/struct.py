@@ -68,8 +68,9 @@ class StructDecoder:
         size = layout.record.size
         if not payload or len(payload) % size:
             return f"the payload has {len(payload)} bytes, a record of the layout has {size}"
-        at, quality = received_at_ms, TIME_FROM_GATEWAY
-        taken: list[tuple[tuple[str, ...], Sequence[float], int]] = []
+        at: float = received_at_ms
+        quality = TIME_FROM_GATEWAY
+        taken: list[tuple[tuple[str, ...], Sequence[float], float]] = []
         for number, record in enumerate(layout.record.iter_unpack(payload), 1):
             metrics, values = layout.metrics, layout.values(record)
             if layout.time is not None:

@@ -1,4 +1,6 @@
-"""When a device measured, in whole milliseconds since 1970 UTC, from the numbers and texts that devices send.
+"""When a device measured, in milliseconds since 1970 UTC, from the numbers and texts that devices send.
+
+Whole milliseconds are an int. A time with microseconds is a float, which has them exactly as far as 2100 (`fine`).
 
 A number without a stated unit is seconds below SECONDS_BELOW and milliseconds from there on: that is the year 5138 in
 seconds, 1973 in milliseconds. A text is ISO 8601 with its zone (as in RFC 3339); without one only if the mapping says
@@ -25,14 +27,14 @@ AT_MS_MAX = 4_102_444_800_000  # 2100-01-01, itself excluded
 _PER_S: dict[TimeUnit, int] = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _COUNT_MAX = 2**64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
-_DAY_MS = 86_400_000
+_US = timedelta(microseconds=1)
+_DAY_US = 86_400_000_000
 _LEAP = re.compile(r"(?<=[T ]\d\d:\d\d):60(?!\d)")
 
 
 def milliseconds(
     ts: object, name: str = "ts", unit: Literal["auto"] | TimeUnit = "auto", zone: tzinfo | None = None
-) -> int | str:
+) -> float | str:
     """A number of `unit` or a text, which may be of `zone`, in ms since 1970 UTC; or the reason why it is no time.
 
     "auto": its size says whether a number is seconds or milliseconds.
@@ -43,44 +45,55 @@ def milliseconds(
         return f"{name} must be a number or an ISO 8601 text, got {_shown(ts)}"
     if unit != "auto":
         return from_epoch(ts, unit, name)
-    at = -1
+    at: float = -1
     if -AT_MS_MAX < ts < AT_MS_MAX:  # so neither NaN nor infinite
-        at = round(ts * 1000) if -SECONDS_BELOW < ts < SECONDS_BELOW else round(ts)
+        at = fine(round(ts * 1_000_000)) if -SECONDS_BELOW < ts < SECONDS_BELOW else from_ms(ts)
     if not AT_MS_MIN <= at < AT_MS_MAX:
         return f"{name} must be seconds or milliseconds since 1970 that lie in 1970-2099, got {_shown(ts)}"
     return at
 
 
-def from_epoch(count: float, unit: TimeUnit, name: str = "a time") -> int | str:
+def fine(at_us: int) -> float:
+    """Microseconds as milliseconds: an int if they are whole, else a float, precise to a quarter of a microsecond."""
+    at_ms, us = divmod(at_us, 1000)
+    return at_us / 1000 if us else at_ms
+
+
+def from_ms(count: float) -> float:
+    """Milliseconds that may have a fraction."""
+    return count if type(count) is int else fine(round(count * 1000))
+
+
+def from_epoch(count: float, unit: TimeUnit, name: str = "a time") -> float | str:
     """A number of units since 1970, or the reason why it is no time."""
-    at = count * 1000 / _PER_S[unit] if -_COUNT_MAX < count < _COUNT_MAX else -1
-    if not AT_MS_MIN <= at <= AT_MS_MAX - 1:  # so is NaN
+    at_us = count * 1_000_000 / _PER_S[unit] if -_COUNT_MAX < count < _COUNT_MAX else -1
+    if not AT_MS_MIN <= at_us <= (AT_MS_MAX - 1) * 1000:  # so is NaN
         return f"{name} must be {unit} since 1970 that lie in 1970-2099, got {_shown(count)}"
-    return round(at)
+    return fine(round(at_us))
 
 
-def from_iso(text: str, name: str = "a time", zone: tzinfo | None = None) -> int | str:
+def from_iso(text: str, name: str = "a time", zone: tzinfo | None = None) -> float | str:
     """ISO 8601 with a zone, or of `zone`; or the reason why it is none."""
     try:
         moment = datetime.fromisoformat(_LEAP.sub(":59", text))
         if zone is not None and moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
-        at = (moment - _EPOCH) / _MS
+        at_us = (moment - _EPOCH) // _US
         if _LEAP.search(text):
-            at = _a_second_later(at)
+            at_us = _a_second_later(at_us)
     except (ValueError, TypeError, OverflowError):  # no date; one without a zone; too far away
         example = "with a zone, such as 2026-01-31T12:00:00Z" if zone is None else "such as 2026-01-31T12:00:00"
         return f"{name} must be ISO 8601 {example}, got {text[:60]!r}"
-    if not AT_MS_MIN <= at <= AT_MS_MAX - 1:
+    if not AT_MS_MIN <= at_us <= (AT_MS_MAX - 1) * 1000:
         return f"{name} must lie in 1970-2099, got {text[:60]!r}"
-    return round(at)
+    return fine(at_us)
 
 
-def _a_second_later(at: float) -> float:
+def _a_second_later(at_us: int) -> int:
     """Behind the last second of a day of UTC. Raises ValueError for another: no leap second follows it."""
-    if at % _DAY_MS < _DAY_MS - 1000:
+    if at_us % _DAY_US < _DAY_US - 1_000_000:
         raise ValueError
-    return at + 1000
+    return at_us + 1_000_000
 
 
 def _shown(ts: object) -> str:

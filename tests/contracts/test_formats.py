@@ -20,7 +20,7 @@ from edge_agent.config import Mapping
 from edge_agent.formats import FORMATS, Decode
 from edge_agent.mapping import DeviceSeries
 from edge_agent.readings import Readings
-from telemetry.columns import Columns, Series
+from telemetry.columns import US_PER_MS, Columns, Series
 
 CASES = Path(__file__).parents[1] / "cases" / "formats"
 RECEIVED_AT_MS = 1_767_225_600_000  # 2026-01-01
@@ -62,7 +62,7 @@ def decode(mapping: Mapping, payload: bytes, into: Columns | None = None) -> lis
         (
             names[columns.series[at]].metric,
             columns.texts.get(at, columns.value[at]),
-            columns.measured_at[at],
+            columns.measured_at[at] + columns.fine.get(at, 0) / US_PER_MS,
             columns.quality[at],
             names[columns.series[at]].unit,
         )

@@ -16,7 +16,8 @@ from tests.clickhouse import ROOT, clickhouse
 
 NAMES = [migration.name for migration in load()]
 TABLES = {"readings", "dead_letters", "replays", "losses", "ledger", "intents", "workers", "gateways"}
-VIEWS = {"latest", "rollup_1m", "rollup_1h", "accounting"}
+TABLES |= {"alert_rules", "alert_events", "alert_notifications"}
+VIEWS = {"latest", "rollup_1m", "rollup_1h", "accounting", "alerts"}
 
 
 @pytest.fixture(scope="module")

@@ -198,5 +198,5 @@ def test_a_spool_of_the_first_format_is_taken_over_and_one_of_the_future_refused
         assert spool._db.execute("PRAGMA user_version").fetchone() == (FORMATS[-1],)
         assert list(content(spool)) == list(range(1, 201))
         spool._db.execute(f"PRAGMA user_version = {FORMATS[-1] + 1}")
-    with pytest.raises(FieldlineError, match="has format 4, this version of Fieldline reads 1 to 3"), opened(tmp_path):
+    with pytest.raises(FieldlineError, match="has format 5, this version of Fieldline reads 1 to 4"), opened(tmp_path):
         pass
