@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ingest.admit import Slice
 from ingest.decode import Batch
-from ingest.tables import DEAD_LETTERS, LOSSES, READINGS, TIME, Target
+from ingest.tables import DEAD_LETTERS, LOSSES, READINGS, TAGGED, TIME, Target
 from telemetry.columns import DEAD, DeadLetter, Series
 
 T = TypeVar("T", bound=Hashable)
@@ -62,14 +62,15 @@ def _reading_blocks(slices: list[Slice], ingested_ms: int) -> Iterator[Block]:
         readings.add(part)
     if not readings.parts:
         return
-    rows, measured_at = readings.table(ingested_ms), readings.joined("measured_at")
+    target, measured_at = readings.target, readings.joined("measured_at")
+    rows = readings.table(target, ingested_ms)
     ends = np.array([measured_at.min(), measured_at.max()])
     if len(set(_months(ends).tolist())) == 1:  # all but always
-        yield Block(READINGS, rows)
+        yield Block(target, rows)
         return
     months = _months(measured_at)
     for month in np.unique(months):
-        yield Block(READINGS, rows.filter(pa.array(months == month)))
+        yield Block(target, rows.filter(pa.array(months == month)))
 
 
 def _months(at_ms: npt.NDArray[np.generic]) -> npt.NDArray[np.datetime64]:
@@ -124,16 +125,20 @@ class _Readings:
             parts[:] = [np.concatenate(parts)]
         return parts[0]
 
-    def table(self, ingested_ms: int) -> pa.Table:
+    @property
+    def target(self) -> Target:
+        return TAGGED if any(one.tags for one in self.series.values) else READINGS
+
+    def table(self, target: Target, ingested_ms: int) -> pa.Table:
         series = self.joined("series")
         dictionaries: dict[str, pa.DictionaryArray] = {
             name: _dictionary(Codes[str](), [getattr(one, name) for one in self.series.values], series)
-            for name in ("device", "metric", "unit")
+            for name in (Series._fields if target is TAGGED else Series._fields[:3])
         }
         for name, words in (("text", self.texts), ("gateway", self.gateways), ("epoch", self.epochs)):
             dictionaries[name] = pa.DictionaryArray.from_arrays(self.joined(name), pa.array(words.values, pa.string()))
         arrays = []
-        for column in READINGS.schema:
+        for column in target.schema:
             if column.name == "ingested_at":
                 arrays.append(pa.array(np.full(len(series), ingested_ms)).cast(TIME))
             elif column.name in dictionaries:
@@ -142,7 +147,7 @@ class _Readings:
                 arrays.append(pa.array(self.joined(column.name), pa.int64()).cast(TIME))
             else:
                 arrays.append(pa.array(self.joined(column.name), column.type))
-        return pa.Table.from_arrays(arrays, schema=READINGS.schema)
+        return pa.Table.from_arrays(arrays, schema=target.schema)
 
 
 def _dictionary(words: Codes[str], names: list[str], series: npt.NDArray[np.generic]) -> pa.DictionaryArray:

@@ -49,6 +49,10 @@ READINGS = Target(
         ("seq", pa.uint64(), "UInt64"),
     ),
 )
+TAGS = ("tags", TEXT, "Map(LowCardinality(String), LowCardinality(String))")
+"""In Arrow the text of `telemetry.tags`: a word of a dictionary for each row, as every other name of a series."""
+TAGGED = Target("readings", (*READINGS.columns, TAGS))
+"""Blocks in which no reading has tags are READINGS, and cost nothing for them."""
 DEAD_LETTERS = Target(
     "dead_letters",
     (
@@ -62,7 +66,7 @@ DEAD_LETTERS = Target(
         ("raw", pa.binary(), "String"),
     ),
 )
-REPLAYED = Target("readings", (*READINGS.columns, ("replay", pa.uint64(), "UInt64")))
+REPLAYED = Target("readings", (*TAGGED.columns, ("replay", pa.uint64(), "UInt64")))
 REPLAYS = Target(
     "replays",
     (

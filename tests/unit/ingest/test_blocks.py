@@ -16,9 +16,10 @@ from ingest.blocks import Block, blocks
 from ingest.clickhouse.client import INSERT_SETTINGS
 from ingest.decode import decode
 from ingest.native import encode
-from ingest.tables import DEAD_LETTERS, LOSSES, READINGS
+from ingest.tables import DEAD_LETTERS, LOSSES, READINGS, TAGGED
 from telemetry import wire
 from telemetry.columns import Columns
+from telemetry.tags import pack
 from telemetry.wire import ROWS_MAX
 from tests.decoded import plain_batch
 from tests.native import decode as decode_native
@@ -59,7 +60,7 @@ def reading(header: wire.Header, content: Columns, position: int) -> Row:
         *(name.device, name.metric),
         *(content.measured_at[position], content.received_at[position], INGESTED_MS),
         *("nan" if math.isnan(value) else value, content.texts.get(position, ""), name.unit),
-        *(content.quality[position], header.gateway, header.epoch, header.first_seq + position),
+        *(content.quality[position], header.gateway, header.epoch, header.first_seq + position, name.tags),
     )
 
 
@@ -80,12 +81,25 @@ def rows(block: Block) -> list[Row]:
         )
     )
     return [
-        tuple("nan" if isinstance(v, float) and math.isnan(v) else v for v in row.values()) for row in plain.to_pylist()
+        tuple("nan" if isinstance(v, float) and math.isnan(v) else v for v in (*row.values(), *untagged(block)))
+        for row in plain.to_pylist()
     ]
+
+
+def untagged(block: Block) -> tuple[str, ...]:
+    """The tags of a row of a block that has no column for them."""
+    return ("",) if block.target is READINGS else ()
 
 
 def body(block: Block) -> bytes:
     return b"".join(encode(block.target, block.rows))
+
+
+def word(name: str, value: object) -> object:
+    """A value as the rows have it."""
+    if isinstance(value, dict):
+        return pack({key.decode(): of_key.decode() for key, of_key in value.items()})
+    return value.decode() if isinstance(value, bytes) and name != "raw" else value
 
 
 def sent(block: Block) -> list[Row]:
@@ -94,10 +108,8 @@ def sent(block: Block) -> list[Row]:
     assert {name: type_ for name, (type_, _) in columns.items()} == {name: t for name, _, t in block.target.columns}
     found = []
     for row in zip(*(values for _, values in columns.values()), strict=True):
-        plain = [
-            v.decode() if isinstance(v, bytes) and name != "raw" else v for name, v in zip(columns, row, strict=True)
-        ]
-        found.append(tuple("nan" if isinstance(v, float) and math.isnan(v) else v for v in plain))
+        plain = [word(name, value) for name, value in zip(columns, row, strict=True)]
+        found.append(tuple("nan" if isinstance(v, float) and math.isnan(v) else v for v in (*plain, *untagged(block))))
     return found
 
 
@@ -110,7 +122,7 @@ def by_repr(made: list[Row]) -> list[Row]:
 def test_every_row_is_in_one_block_with_its_own_values(commit: list[tuple[wire.Header, Columns, Slice]]) -> None:
     made = blocks([part for *_, part in commit], INGESTED_MS)
     picked = [(h, c, p) for h, c, part in commit for p in range(part.start, part.stop)]
-    readings = [row for block in made if block.target is READINGS for row in rows(block)]
+    readings = [row for block in made if block.target.name == "readings" for row in rows(block)]
     assert by_repr(readings) == by_repr([reading(h, c, p) for h, c, p in picked if p not in c.dead])
     letters = [row for block in made if block.target is DEAD_LETTERS for row in rows(block)]
     assert by_repr(letters) == by_repr([letter(h, c, p) for h, c, p in picked if p in c.dead])
@@ -127,7 +139,7 @@ def test_a_block_is_one_partition_and_one_native_block_with_the_same_rows(
         assert block.rows.schema == block.target.schema
         assert block.rows.num_rows
         assert sent(block) == rows(block)
-        if block.target is READINGS:
+        if block.target.name == "readings":
             months.append({at.strftime("%Y-%m") for at in block.rows["measured_at"].to_pylist()})
     assert all(len(month) == 1 for month in months)
     assert len(months) == len({month for one in months for month in one}), "and no month has two"
@@ -192,7 +204,7 @@ def test_targets_come_in_the_order_readings_dead_letters_losses() -> None:
     made = numbered(1, 30)
     batch = decode(wire.encode(wire.Header("g1", "e1", 1, 30), made, series_of), "g1")
     parts = [Slice(plain_batch("g1", "e1", 31, 5, loss=True), 0, 5), Slice(batch, 0, 30)]
-    assert [block.target for block in blocks(parts, INGESTED_MS)] == [READINGS, DEAD_LETTERS, LOSSES]
+    assert [block.target for block in blocks(parts, INGESTED_MS)] == [TAGGED, DEAD_LETTERS, LOSSES]
 
 
 def test_the_largest_commit_is_one_block() -> None:
