@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker_bridge.config import Broker
 from edge_agent.collect.psk_file import load_keys
-from edge_agent.config import PLACES, GatewayConfig, load
+from edge_agent.config import GatewayConfig, is_place, load
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from edge_agent.sparkplug.room import NAMESPACE
 from telemetry.errors import ConfigError
@@ -90,7 +90,7 @@ def _covers(parts: list[str], topics: list[str]) -> bool:
         topics = topics[:-1]
         if parts[-1] != "#":
             return False
-    return matches(parts, [any_text if t in PLACES else t for t in topics])
+    return matches(parts, [any_text if is_place(t) else t for t in topics])
 
 
 def _meets(parts: list[str], topics: list[str]) -> bool:
@@ -103,7 +103,7 @@ def _meets(parts: list[str], topics: list[str]) -> bool:
     elif parts[-1] == "#":
         parts = parts[:-1] + ["+"] * (len(topics) - len(parts) + 1)
     same = zip(parts, topics, strict=False)
-    return len(parts) == len(topics) and all(t in ("+", p) or p in PLACES for p, t in same)
+    return len(parts) == len(topics) and all(t in ("+", p) or is_place(p) for p, t in same)
 
 
 def _secrets(config: GatewayConfig) -> list[str]:

@@ -18,11 +18,20 @@ from broker_bridge.uplink import Limits
 from edge_agent.expression import ExpressionError, parse
 from edge_agent.profiles import expanded
 from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
+from telemetry import tags
 from telemetry.config import Name, Port, Section, load_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
-PLACES = ("+", "{device}", "{metric}")
-"""The segments of a mapping's topic that stand for any text."""
+
+def is_place(segment: str) -> bool:
+    """Whether a segment of a mapping's topic stands for any text."""
+    return segment == "+" or (segment[:1] == "{" and segment[-1:] == "}")
+
+
+def topic_tags(topic: str) -> list[str]:
+    """The names of the segments of a mapping's topic that become tags."""
+    names = [segment[1:-1] for segment in topic.split("/") if segment[:1] == "{" and is_place(segment)]
+    return [name for name in names if name not in ("device", "metric")]
 
 
 def _topic_filter(topic: str) -> str:
@@ -36,18 +45,24 @@ def _topic_filter(topic: str) -> str:
 
 
 def _pattern(topic: str, info: ValidationInfo) -> str:
-    """A mapping's topic: segments that are text, `+`, `{metric}`, or, exactly once, `{device}`.
+    """A mapping's topic: segments that are text, `+`, `{metric}`, `{tag}` of any name, or, exactly once, `{device}`.
 
-    One that is ignored is a topic filter, and may have `{device}` and `{metric}` for `+`.
+    One that is ignored is a topic filter, and may have these for `+`.
     """
     segments = topic.split("/")
     if info.data.get("ignore"):
-        _topic_filter("/".join("+" if segment in PLACES else segment for segment in segments))
+        _topic_filter("/".join("+" if is_place(segment) else segment for segment in segments))
         return topic
-    others = [segment for segment in segments if segment not in PLACES]
+    others = [segment for segment in segments if not is_place(segment)]
     if segments.count("{device}") != 1 or any(re.search(r"[+#{}\0]", segment) for segment in others):
         raise PydanticCustomError(
-            "pattern", "have segments of text, + or {metric}, and {device} as exactly one whole segment"
+            "pattern",
+            "have segments of text, +, {metric} or the {name} of a tag, and {device} as exactly one whole segment",
+        )
+    names = topic_tags(topic)
+    if len(set(names)) != len(names) or not all(tags.KEY.fullmatch(name) for name in names):
+        raise PydanticCustomError(
+            "pattern", "name each tag once, by a letter and then letters, digits, . _ or -, such as {site}"
         )
     return topic
 
@@ -101,6 +116,14 @@ def _ip_address(address: str) -> str:
     return address
 
 
+def _tags(given: dict[str, str]) -> dict[str, str]:
+    try:
+        tags.pack(given)
+    except ValueError as error:
+        raise PydanticCustomError("tags", "be tags: {error}", {"error": str(error)}) from None
+    return given
+
+
 def _not_empty(topics: tuple[str, ...]) -> tuple[str, ...]:
     if not topics:
         raise PydanticCustomError("topics", "have at least one topic; without topics leave the section out")
@@ -117,6 +140,7 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 Unit = Annotated[str, StringConstraints(max_length=UNIT_CHARS_MAX)]
 Renamed = Annotated[str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX)]
 FieldPath = Annotated[str, AfterValidator(_path)]
+Tags = Annotated[dict[str, str], AfterValidator(_tags)]
 
 ONE_VALUE = ("text",)
 """Formats whose messages are one value; the topic may name its metric."""
@@ -267,6 +291,7 @@ class Mapping(Section):
     only: tuple[str, ...] | None = None
     rename: dict[str, Renamed] = Field(default_factory=dict)  # the device's metric -> ours
     units: dict[str, Unit] = Field(default_factory=dict)  # metric -> unit
+    tags: Tags = Field(default_factory=dict)
     cbor: Objects | None = None
     csv: Csv | None = None
     influx: Influx | None = None
@@ -310,6 +335,30 @@ class Mapping(Section):
                 f"topic names the metric, and so does the payload in format {self.format!r}. "
                 "Remove {metric}, or use format = 'text', which takes one value per topic"
             )
+        return self
+
+
+class Device(Section):
+    """What is otherwise for one device, which a topic names so. See `edge_agent.naming`."""
+
+    name: Renamed | None = None
+    ignore: bool | tuple[str, ...] = ()  # all of it, or metrics by the device's names
+    only: tuple[str, ...] | None = None
+    rename: dict[str, Renamed] = Field(default_factory=dict)
+    units: dict[str, Unit] = Field(default_factory=dict)
+    tags: Tags = Field(default_factory=dict)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The metrics that are not taken."""
+        return () if isinstance(self.ignore, bool) else self.ignore
+
+    @model_validator(mode="after")
+    def _can_be_obeyed(self) -> "Device":
+        if self.ignore is True and self.model_fields_set != {"ignore"}:
+            raise ValueError("a device with ignore = true has nothing else")
+        if len(set(self.rename.values())) != len(self.rename):
+            raise ValueError("rename must give different names, or two metrics would become one")
         return self
 
 
@@ -438,7 +487,9 @@ class GatewayConfig(Section):
     profile: Literal["default", "low_latency"] = "default"
     mqtt: Mqtt | None = None
     coap: Coap | None = None
+    tags: Tags = Field(default_factory=dict)
     mappings: tuple[Mapping, ...] = (Mapping(),)
+    devices: Annotated[dict[Renamed, Device], Field(max_length=10_000)] = Field(default_factory=dict)
     sparkplug: Sparkplug | None = None
     derived: Annotated[tuple[Derived, ...], Field(max_length=1000)] = ()
     process: Annotated[tuple[Process, ...], Field(max_length=1000)] = ()
@@ -480,6 +531,14 @@ class GatewayConfig(Section):
         if self.mqtt is None and not (self.coap and (self.coap.serves or self.coap.resources)):
             raise ValueError("nothing to collect: add a section [mqtt] or [coap]")
         return self
+
+    @field_validator("devices")
+    @classmethod
+    def _different_names(cls, devices: dict[str, Device]) -> dict[str, Device]:
+        names = [device.name for device in devices.values() if device.name is not None]
+        if len(set(names)) != len(names):
+            raise ValueError("the names of devices must be different, or two devices would become one")
+        return devices
 
     @model_validator(mode="after")
     def _one_commit_fits(self) -> "GatewayConfig":

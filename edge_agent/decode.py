@@ -17,7 +17,8 @@ from collections.abc import Set as AbstractSet
 from edge_agent.config import GatewayConfig
 from edge_agent.derived import Deriving
 from edge_agent.formats import Decode
-from edge_agent.mapping import Routes
+from edge_agent.mapping import Routes, Selected, of_sparkplug
+from edge_agent.naming import Naming
 from edge_agent.offsets import Offsets
 from edge_agent.plausibility import judge
 from edge_agent.processing import NO_WINDOWS, Processing
@@ -56,8 +57,13 @@ class Decoder:
             series_id = self._deriving.series_id
         self._time = config.time
         self._has_sparkplug = config.sparkplug is not None
-        self._sparkplug = Room(config.sparkplug, series_id, births) if config.sparkplug and births is not None else None
-        self._routes = Routes(config.mappings, series_id, self._special)
+        naming = Naming(config.tags, config.devices)
+        of_special = series_id if naming.is_empty else of_sparkplug(series_id, naming)
+        self._selects = bool(config.devices)
+        self._sparkplug = (
+            Room(config.sparkplug, of_special, births) if config.sparkplug and births is not None else None
+        )
+        self._routes = Routes(config.mappings, series_id, self._special, naming)
         self._has_failed = False
 
     def decode(self, chunk: Chunk, into: Columns, skip: AbstractSet[int] = frozenset()) -> dict[int, str]:
@@ -135,7 +141,8 @@ class Decoder:
 
     def _special(self, topic: str) -> Decode | None:
         if self._sparkplug is not None:
-            return self._sparkplug.decoder(topic)
+            special = self._sparkplug.decoder(topic)
+            return Selected(special) if special is not None and self._selects else special
         if self._has_sparkplug and is_sparkplug(topic):
             raise FieldlineError("a Sparkplug message cannot be read alone: it needs the birth certificates before it")
         return None

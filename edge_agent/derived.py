@@ -52,6 +52,7 @@ class Moment(NamedTuple):
     """What a message says of a device at one time: metric -> its number, None for a text, and its quality."""
 
     device: str
+    tags: str
     measured_at_ms: float
     values: dict[str, tuple[float | None, int]]
 
@@ -63,7 +64,7 @@ class Deriving:
         self._rules = [Rule.of(section) for section in sections]
         self._series_id = series_id
         self._of_device: dict[str, list[Rule]] = {}
-        self._metric: dict[int, tuple[str, str]] = {}  # id -> (device, metric), of series that a rule looks at
+        self._looked_at: dict[int, Series] = {}  # by id, those that a rule looks at
         self.notes: list[str] | None = None
         """For people: why there is no reading; None: nobody asks."""
 
@@ -72,7 +73,7 @@ class Deriving:
         id_ = self._series_id(series)
         rules = self._rules_of(series.device)
         if any(series.metric == rule.metric or series.metric in rule.expression.names for rule in rules):
-            self._metric[id_] = (series.device, series.metric)
+            self._looked_at[id_] = series
         return id_
 
     def add(self, readings: Readings, start: int) -> str | None:
@@ -80,7 +81,7 @@ class Deriving:
 
         Returns the reason, and takes all of them out, if a series cannot be had.
         """
-        known = self._metric
+        known = self._looked_at
         if known.keys().isdisjoint(readings.series[start:]):
             return None
         moments: list[Moment] = []
@@ -89,11 +90,11 @@ class Deriving:
             found = known.get(readings.series[position])
             if found is None:
                 continue
-            device, metric = found
+            device, metric, _, tags = found
             at_ms = readings.measured_at[position]
             moment = latest.get((device, at_ms))
             if moment is None or metric in moment.values:  # a metric for the second time: the next line or record
-                moment = latest[device, at_ms] = Moment(device, at_ms, {})
+                moment = latest[device, at_ms] = Moment(device, tags, at_ms, {})
                 moments.append(moment)
             number = None if position in readings.texts else readings.value[position]
             moment.values[metric] = number, readings.quality[position]
@@ -106,7 +107,7 @@ class Deriving:
         return None
 
     def _derive(self, moment: Moment, readings: Readings) -> None:
-        device, measured_at_ms, there = moment
+        device, tags, measured_at_ms, there = moment
         for rule in self._rules_of(device):
             names = rule.expression.names
             if rule.metric in there:
@@ -123,7 +124,7 @@ class Deriving:
                 self._note(device, rule, f"{rule.text!r} has no value for these numbers")
                 continue
             quality = reduce(or_, (bits for _, bits in numbers), 0)
-            id_ = self._series_id(Series(device, rule.metric, rule.unit))
+            id_ = self._series_id(Series(device, rule.metric, rule.unit, tags))
             readings.add((id_,), (value,), measured_at_ms, quality)
             there[rule.metric] = value, quality
 

@@ -9,7 +9,8 @@ side, as in Python. A name of letters, digits, _ and . stands for a metric; any 
 marks, single or double.
 
 There is no value, and nothing is raised, where an operation has none (a division by zero, the root of a negative
-number) or the result is not finite: `evaluate` gives None. `if` evaluates all of its arguments.
+number) or the result is not finite: `evaluate` gives None. `if`, `and` and `or` look at no more than they need:
+`if(n == 0, 0, sum / n)` always has a value.
 
 Limits: TEXT_CHARS_MAX, DEPTH_MAX levels, NAMES_MAX metrics. Every step is one operation on doubles, so time and memory
 are bounded by the text.
@@ -105,7 +106,8 @@ class _Parser:
         """A whole expression."""
         if depth > DEPTH_MAX:
             raise ExpressionError(f"it is nested more than {DEPTH_MAX} deep, at column {self._next.column}")
-        return self._chain(depth, self._conjunction, {"or": lambda left, right: float(bool(left) or bool(right))})
+        nodes = self._logic(depth, self._conjunction, "or")
+        return nodes[0] if len(nodes) == 1 else lambda values: float(any(node(values) for node in nodes))
 
     def expect_end(self) -> None:
         """Nothing may follow."""
@@ -113,7 +115,14 @@ class _Parser:
             raise self._unexpected("an operator or the end")
 
     def _conjunction(self, depth: int) -> Node:
-        return self._chain(depth, self._negation, {"and": lambda left, right: float(bool(left) and bool(right))})
+        nodes = self._logic(depth, self._negation, "and")
+        return nodes[0] if len(nodes) == 1 else lambda values: float(all(node(values) for node in nodes))
+
+    def _logic(self, depth: int, inner: Callable[[int], Node], word: str) -> list[Node]:
+        nodes = [inner(depth)]
+        while self._take(word):
+            nodes.append(inner(depth))
+        return nodes
 
     def _negation(self, depth: int) -> Node:
         if not self._take("not"):
@@ -192,6 +201,9 @@ class _Parser:
             raise ExpressionError(
                 f"{token.text} at column {token.column} takes {wanted} arguments, here are {len(arguments)}"
             )
+        if function is _if:
+            condition, then, otherwise = arguments
+            return lambda values: (then if condition(values) else otherwise)(values)
         return lambda values: function(*[argument(values) for argument in arguments])
 
     def _chain(
@@ -255,8 +267,8 @@ def _clamp(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
 
-def _if(condition: float, then: float, otherwise: float) -> float:
-    return then if condition else otherwise
+def _if(*_: float) -> float:
+    raise AssertionError("made into a node of its own")
 
 
 _FUNCTIONS: dict[str, tuple[Callable[..., float], int, int]] = {

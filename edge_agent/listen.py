@@ -130,8 +130,10 @@ def told(message: Message, fate: Fate) -> Text:
     text = Text(f"{time}  ")
     text.append(topic[:TOPIC_CHARS_MAX], "bold")
     text.append(f"  {size} bytes{', retained' if message.is_retained else ''}")
-    for device, metric, value, unit, when, quality in fate.readings[:READINGS_MAX]:
-        text.append(f"\n    {device}  {metric} = {value} {unit}".rstrip() + f"  at {when}, {quality}")
+    for device, metric, value, unit, when, quality, tagged in fate.readings[:READINGS_MAX]:
+        text.append(
+            f"\n    {device}  {metric} = {value} {unit}".rstrip() + f"  at {when}, {quality}  {tagged}".rstrip()
+        )
     if len(fate.readings) > READINGS_MAX:
         text.append(f"\n    and {len(fate.readings) - READINGS_MAX} readings more")
     if fate.reason is not None:

@@ -15,6 +15,7 @@ from edge_agent.config import GatewayConfig
 from edge_agent.decode import Decoder
 from edge_agent.mapping import mapping_of
 from edge_agent.sparkplug.room import is_sparkplug
+from telemetry import tags
 from telemetry.clock import SystemClock
 from telemetry.columns import (
     DEAD,
@@ -40,7 +41,7 @@ MARKS = {
 }
 NO_READING = "no reading: it has no value that is taken"
 WIDTH = 200
-HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality")
+HEADINGS = ("device", "metric", "value", "unit", "time (UTC)", "quality", "tags")
 
 
 class Fate(NamedTuple):
@@ -98,14 +99,14 @@ class Preview:
         return self._ids[series]
 
     def _row(self, columns: Columns, at: int) -> tuple[str, ...]:
-        device, metric, unit = self._series[columns.series[at]]
+        device, metric, unit, tagged = self._series[columns.series[at]]
         value = repr(columns.texts[at]) if at in columns.texts else f"{columns.value[at]:.15g}"
         when = datetime.fromtimestamp(columns.measured_at[at] / 1000, UTC)
         quality = columns.quality[at]
         us = columns.fine.get(at, 0) % US_PER_MS
         time = when.isoformat(timespec="milliseconds").replace("+00:00", f"{us:03d}Z" if us else "Z")
         words = [TIMES[quality & TIME_FROM_GATEWAY], *(word for bit, word in MARKS.items() if quality & bit)]
-        return device, metric, value, unit, time, ", ".join(words)
+        return device, metric, value, unit, time, ", ".join(words), tags.shown(tagged)
 
 
 def try_message(config: GatewayConfig, topic: str, payload: bytes) -> None:
@@ -132,10 +133,11 @@ def console() -> Console:
 def table_of(rows: Sequence[tuple[str, ...]]) -> Table:
     """The readings for a terminal."""
     table = Table()
-    for heading in HEADINGS:
+    headings = HEADINGS if any(row[-1] for row in rows) else HEADINGS[:-1]
+    for heading in headings:
         table.add_column(heading, justify="right" if heading == "value" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row[: len(headings)]))
     return table
 
 

@@ -110,7 +110,7 @@ class Processing:
         metric = f"{series.metric}.{name}"
         if len(metric) > NAME_CHARS_MAX:
             raise FieldlineError(f"the aggregate's name {metric[:60]!r} is longer than {NAME_CHARS_MAX} characters")
-        made = Series(series.device, metric, "" if name == "count" else unit)
+        made = series._replace(metric=metric, unit="" if name == "count" else unit)
         return self._claimed(made, series.unit, self._said, self._units)
 
     def _claimed(self, series: Series, unit: str, mine: dict[int, str], others: dict[int, str]) -> int:

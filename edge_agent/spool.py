@@ -4,7 +4,7 @@ One directory, one owner (a lock file), one SQLite database in WAL mode with syn
 returns, its records survive a power cut (as far as the disk honours fsync). Tables:
 
   meta     one row: gateway, epoch (random, made with the spool), mark (the last receipt)
-  series   id -> device, metric, unit; ids are dense from 0 and never change within an epoch
+  series   id -> device, metric, unit, tags; ids are dense from 0 and never change within an epoch
   chunks   one row per commit: first_seq, records, received_at, crc, body (edge_agent.chunk)
   losses   declared ranges of seqs that were evicted on purpose, until a receipt covers them
   journal  per commit its last seq and the fingerprints of its messages, JOURNAL_KEYS_MAX in all, written in the same
@@ -97,7 +97,7 @@ class Spool:
         return self._config.bytes_max
 
     def _load_series(self) -> None:
-        rows = self._db.execute("SELECT id, device, metric, unit FROM series ORDER BY id")
+        rows = self._db.execute("SELECT id, device, metric, unit, tags FROM series ORDER BY id")
         self._series = [Series(*row[1:]) for row in rows]
         self._ids = {series: id_ for id_, series in enumerate(self._series)}
         self._series_saved = len(self._series)
@@ -153,7 +153,7 @@ class Spool:
         series_end = len(self._series)
         with self._transaction():
             new = [(i, *self._series[i]) for i in range(self._series_saved, series_end)]
-            self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?)", new)
+            self._db.executemany("INSERT INTO series VALUES (?, ?, ?, ?, ?)", new)
             if columns:
                 self._db.execute(
                     "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",

@@ -125,8 +125,8 @@ class SpoolCopy:
             case [None, str(gateway), str(epoch), int(mark)] if rowid == 1:
                 if self.epoch in ("", epoch):
                     self.gateway, self.epoch, self.mark = gateway, epoch, max(self.mark, mark)
-            case [None, str(device), str(metric), str(unit)]:
-                self._series[rowid] = Series(device, metric, unit)
+            case [None, str(device), str(metric), str(unit), *more] if len(more) <= 1:  # tags, since format 4
+                self._series[rowid] = Series(device, metric, unit, *map(str, more))
             case [None, int(last), str(reason), int(at)] if 0 < rowid <= last:
                 if rowid not in self._losses or self._losses[rowid].last_seq < last:  # else an older version of it
                     self._losses[rowid] = Loss(rowid, last, reason, at)

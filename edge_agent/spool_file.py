@@ -18,10 +18,12 @@ from urllib.parse import quote
 from telemetry.errors import FieldlineError, SpoolCorruptError
 
 FORMATS = 1, 2, 3, 4
-"""Those that are read; what is written is the last. 1 had no deflated chunks, 2 no undated ones, 3 no fine times."""
+"""Those that are read; what is written is the last. 1 had no deflated chunks, 2 no undated ones, 3 no tags and no fine
+times."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY, gateway TEXT, epoch TEXT, mark INTEGER);
-CREATE TABLE IF NOT EXISTS series (id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT);
+CREATE TABLE IF NOT EXISTS series (
+    id INTEGER PRIMARY KEY, device TEXT, metric TEXT, unit TEXT, tags TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS chunks (
     first_seq INTEGER PRIMARY KEY, records INTEGER NOT NULL, received_at INTEGER NOT NULL,
     crc INTEGER NOT NULL, body BLOB NOT NULL);
@@ -97,6 +99,9 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
             f"The spool in {path} has format {version}, this version of Fieldline reads {FORMATS[0]} to {FORMATS[-1]}. "
             "Let the version that made it deliver what it holds, or give the agent another spool.path."
         )
+    columns = [name for _, name, *_ in db.execute("PRAGMA table_info(series)")]
+    if columns and "tags" not in columns:  # of an older format; its rows stay as they are
+        db.execute("ALTER TABLE series ADD COLUMN tags TEXT NOT NULL DEFAULT ''")
     db.executescript(SCHEMA)
 
 

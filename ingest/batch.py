@@ -7,6 +7,7 @@ import numpy.typing as npt
 from backports import zstd
 
 from broker_bridge.contract import is_name
+from telemetry import tags
 from telemetry.columns import DeadLetter, Series
 from telemetry.errors import WireError
 from telemetry.records import Loss
@@ -70,9 +71,14 @@ def decompressed(frame: bytes) -> bytes:
 
 
 def check_names(names: "list[Series]") -> None:
-    """Raises WireError if one is too long."""
-    if any(len(text) > SERIES_TEXT_CHARS_MAX for series in names for text in series):
+    """Raises WireError if one is too long, or has tags that are none."""
+    if any(len(text) > SERIES_TEXT_CHARS_MAX for series in names for text in series[:3]):
         raise WireError(f"a device, metric or unit is longer than {SERIES_TEXT_CHARS_MAX} characters")
+    for text in {series.tags for series in names}:
+        try:
+            tags.unpack(text)
+        except ValueError as error:
+            raise WireError(f"the batch has a series whose tags cannot be taken: {error}") from None
 
 
 def loss_batch(header: Header, reason: str, declared_at: int, size: int) -> Batch:

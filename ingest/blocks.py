@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ingest.admit import Slice
 from ingest.decode import Batch
-from ingest.tables import DEAD_LETTERS, FINE, LOSSES, READINGS, TIME, Target
+from ingest.tables import DEAD_LETTERS, LOSSES, TIME, Target, with_columns
 from telemetry.columns import DEAD, US_PER_MS, DeadLetter, Series
 
 T = TypeVar("T", bound=Hashable)
@@ -132,8 +132,9 @@ class _Readings:
     @property
     def target(self) -> Target:
         """With the columns that these readings need."""
-        has_fine = any(len(rows) for rows, _ in self.fine)
-        return Target(READINGS.name, (*READINGS.columns, *FINE)) if has_fine else READINGS
+        return with_columns(
+            tags=any(one.tags for one in self.series.values), fine=any(len(rows) for rows, _ in self.fine)
+        )
 
     def _join_fine(self) -> None:
         """What times have beside milliseconds, as columns of their own."""
@@ -162,7 +163,7 @@ class _Readings:
         series = self.joined("series")
         dictionaries: dict[str, pa.DictionaryArray] = {
             name: _dictionary(Codes[str](), [getattr(one, name) for one in self.series.values], series)
-            for name in ("device", "metric", "unit")
+            for name in set(Series._fields) & set(target.schema.names)
         }
         for name, words in (("text", self.texts), ("gateway", self.gateways), ("epoch", self.epochs)):
             dictionaries[name] = pa.DictionaryArray.from_arrays(self.joined(name), pa.array(words.values, pa.string()))

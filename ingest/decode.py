@@ -14,6 +14,7 @@ import numpy as np
 from ingest import arrow, packed
 from ingest.batch import MEASURED_MS_MAX, MEASURED_MS_MIN, SEQ_MAX, SERIES_TEXT_CHARS_MAX, Batch
 from ingest.dictionaries import Dictionaries
+from telemetry import tags
 from telemetry.columns import DEAD, DeadLetter
 from telemetry.errors import WireError
 from telemetry.wire import VERSION, WIRE_BYTES_MAX
@@ -65,6 +66,7 @@ def describe(batch: Batch, position: int, reason: str) -> DeadLetter:
     name = batch.names[batch.series[position]]
     value = float(batch.value[position])
     fields = {
+        **({"tags": tags.unpack(name.tags)} if name.tags else {}),
         "device": name.device,
         "metric": name.metric,
         "unit": name.unit,

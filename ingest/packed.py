@@ -16,7 +16,7 @@ from telemetry.columns import DEAD, US_PER_MS, DeadLetter, Series
 from telemetry.decimals import DIGITS_MAX, NAN_BITS
 from telemetry.errors import WireError
 from telemetry.packing import GROUPED, RELATIVE
-from telemetry.wire import DICTIONARY, FINE, HEX, LOSS, ZSTD, Header
+from telemetry.wire import DICTIONARY, FINE, HEX, LOSS, TAGS, ZSTD, Header
 
 RECORD_BYTES = 29
 """Of one record in a Batch, without texts and dead letters."""
@@ -34,7 +34,7 @@ def read(payload: bytes, gateway: str, dictionaries: Dictionaries) -> Batch:
         raise WireError(f"the batch's checksum is wrong: it is damaged, or not of {gateway!r}, on whose topic it came")
     head = Reader(content)
     flags = head.byte()
-    if flags & ~(ZSTD | LOSS | HEX | DICTIONARY | FINE):
+    if flags & ~(ZSTD | LOSS | HEX | DICTIONARY | TAGS | FINE):
         raise WireError(f"the batch has flags {flags:#x}, which this ingest does not know: update it")
     epoch = head.take(_EPOCH_BYTES).hex() if flags & HEX else _text(head.take(head.byte()))
     dictionary = head.take(_DICTIONARY_BYTES).hex() if flags & DICTIONARY else ""
@@ -44,7 +44,7 @@ def read(payload: bytes, gateway: str, dictionaries: Dictionaries) -> Batch:
         declared_at = body.signed()
         reason = body.rest()
         return loss_batch(header, _text(reason), declared_at, len(reason))
-    return _records(header, body, dictionary, dictionaries, has_fine=bool(flags & FINE))
+    return _records(header, body, dictionary, dictionaries, flags)
 
 
 def _text(data: bytes) -> str:
@@ -54,10 +54,10 @@ def _text(data: bytes) -> str:
         raise WireError(f"the batch holds a text that is not UTF-8: {error}") from error
 
 
-def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictionaries, *, has_fine: bool) -> Batch:
+def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictionaries, flags: int) -> Batch:
     n = header.count
     size = RECORD_BYTES * n + body.left
-    ids, defined = _table(body, n)
+    ids, defined = _table(body, n, has_tags=bool(flags & TAGS))
     _, ranks = body.column(n)
     if ranks.min() < 0 or ranks.max() >= len(ids):
         raise WireError("the batch has a record of a series that is not in its table")
@@ -73,7 +73,7 @@ def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictio
     is_dead = ids == DEAD
     series = np.where(is_dead, DEAD, np.cumsum(~is_dead) - 1).astype(np.int32)[ranks]
     dead = _dead(body, np.flatnonzero(series == DEAD).tolist())
-    fine = _fine(body, n) if has_fine else {}
+    fine = _fine(body, n) if flags & FINE else {}
     if body.left:
         raise WireError(f"the batch has {body.left} bytes behind its end")
     return Batch(
@@ -92,7 +92,7 @@ def _records(header: Header, body: Reader, dictionary: str, dictionaries: Dictio
     )
 
 
-def _table(body: Reader, n: int) -> tuple[Ints, dict[int, Series]]:
+def _table(body: Reader, n: int, *, has_tags: bool) -> tuple[Ints, dict[int, Series]]:
     """The ids of the batch's series by rank, and what the batch says of those that it defines."""
     count = body.count(n, "series")
     _, ids = body.column(count)
@@ -100,7 +100,7 @@ def _table(body: Reader, n: int) -> tuple[Ints, dict[int, Series]]:
         raise WireError("the batch's series have ids that are out of range or come twice")
     new = body.count(count, "definitions")
     ranks = body.positions(new, count, "definitions") if new < count else np.arange(count)
-    parts = [[_text(name) for name in body.strings(new)] for _ in Series._fields]
+    parts = [[_text(name) for name in body.strings(new)] for _ in Series._fields[: 4 if has_tags else 3]]
     defined = dict(zip(ids[ranks].tolist(), map(Series, *parts), strict=True))
     if DEAD in defined:
         raise WireError("the batch has a name for its dead letters")

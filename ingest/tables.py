@@ -49,8 +49,18 @@ READINGS = Target(
         ("seq", pa.uint64(), "UInt64"),
     ),
 )
+TAGS = ("tags", TEXT, "Map(LowCardinality(String), LowCardinality(String))")
+"""In Arrow the text of `telemetry.tags`: a word of a dictionary for each row, as every other name of a series."""
 FINE = (("measured_us", pa.uint16(), "UInt16"), ("clock_offset_ms", pa.int64(), "Int64"))
-"""Of blocks in which a time has more than milliseconds; all others cost nothing for it."""
+"""What times have beside milliseconds."""
+
+
+def with_columns(*, tags: bool, fine: bool) -> Target:
+    """READINGS for a block in which a reading has tags, or a fine time. Blocks without them cost nothing for them."""
+    columns = (*READINGS.columns, *([TAGS] if tags else []), *(FINE if fine else []))
+    return Target(READINGS.name, columns) if tags or fine else READINGS
+
+
 DEAD_LETTERS = Target(
     "dead_letters",
     (
@@ -64,7 +74,7 @@ DEAD_LETTERS = Target(
         ("raw", pa.binary(), "String"),
     ),
 )
-REPLAYED = Target("readings", (*READINGS.columns, *FINE, ("replay", pa.uint64(), "UInt64")))
+REPLAYED = Target("readings", (*with_columns(tags=True, fine=True).columns, ("replay", pa.uint64(), "UInt64")))
 REPLAYS = Target(
     "replays",
     (

@@ -39,11 +39,12 @@ CUT_NOTE = "; the first {} are kept"
 
 
 class Series(NamedTuple):
-    """What a series id stands for within one spool."""
+    """What a series id stands for within one spool. tags: as `telemetry.tags` has them."""
 
     device: str
     metric: str
     unit: str
+    tags: str = ""
 
 
 class DeadLetter(NamedTuple):

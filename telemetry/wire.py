@@ -2,7 +2,7 @@
 
   byte      2, the format
   uint32    CRC-32 of the gateway's name, which is in the topic, followed by everything behind these four bytes
-  byte      flags: ZSTD = 1, LOSS = 2, HEX = 4, DICTIONARY = 8, FINE = 32
+  byte      flags: ZSTD = 1, LOSS = 2, HEX = 4, DICTIONARY = 8, TAGS = 16, FINE = 32
   epoch     if HEX the 8 bytes that its 16 hexadecimal digits stand for; else a byte with its length, and its characters
   4 bytes   if DICTIONARY: the id of the gateway's present dictionary
   varint    first_seq
@@ -14,7 +14,7 @@ The body of a batch of records; column, varint and strings as `telemetry.packing
   column    T ids of series, each once; DEAD = -1 stands for the dead letters
   varint    D, the number of series that are defined in this batch
   column    D ranks of those, ascending; left out when D is T or 0
-  strings   D devices, D metrics, D units
+  strings   D devices, D metrics, D units; if TAGS also D texts of tags (telemetry.tags)
   column    count ranks: the series of each record
   column    count quality codes
   column    count measured_at, ms since 1970 UTC, maybe GROUPED
@@ -63,7 +63,7 @@ from telemetry.packing import DELTA, GROUPED, RELATIVE, column, shortest, signed
 T = TypeVar("T", int, float)
 
 VERSION = 2
-ZSTD, LOSS, HEX, DICTIONARY, FINE = 1, 2, 4, 8, 32
+ZSTD, LOSS, HEX, DICTIONARY, TAGS, FINE = 1, 2, 4, 8, 16, 32
 ROWS_MAX = 500_000
 WIRE_BYTES_MAX = 2 * 1024 * 1024
 PLAIN_BYTES_MAX = 64 * 1024 * 1024
@@ -107,8 +107,9 @@ def encode(
     table = [id_ for metric in groups.values() for id_ in metric]
     ranks = {id_: rank for rank, id_ in enumerate(table)}
     order = [position for metric in groups.values() for rows in metric.values() for position in rows]
+    definitions, flags = _table(table, lookup, dictionary)
     sections = [
-        _table(table, lookup, dictionary),
+        definitions,
         column(lanes.of(map(ranks.__getitem__, columns.series)), header.count, DELTA),
         column(lanes.widened(columns.quality.tobytes()), header.count),
         *_times(columns, order),
@@ -117,8 +118,9 @@ def encode(
         _dead(columns),
     ]
     if columns.fine:
-        return _seal(header, [*sections, _fine(columns)], dictionary, FINE)
-    return _seal(header, sections, dictionary)
+        flags |= FINE
+        sections.append(_fine(columns))
+    return _seal(header, sections, dictionary, flags)
 
 
 def encode_loss(header: Header, reason: str, declared_at: int) -> bytes:
@@ -149,7 +151,8 @@ def _sizes(groups: Groups) -> tuple[list[int], list[int]]:
     return [sum(map(len, metric.values())) for metric in groups.values()], [len(metric) for metric in groups.values()]
 
 
-def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictionary | None) -> bytes:
+def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictionary | None) -> tuple[bytes, int]:
+    """The batch's series, and the flag that their definitions need."""
     known = dictionary.ids if dictionary is not None else ()
     new = [rank for rank, id_ in enumerate(table) if id_ != DEAD and id_ not in known]
     made = varint(len(table)) + column(lanes.of(table), len(table), DELTA) + varint(len(new))
@@ -157,8 +160,11 @@ def _table(table: list[int], lookup: Callable[[int], Series], dictionary: Dictio
         made += column(lanes.of(new), len(new), DELTA)
     if dictionary is not None:
         dictionary.ids.update(table[rank] for rank in new)
-    names = [lookup(table[rank]) for rank in new]
-    return made + b"".join(strings([name.encode() for name in part]) for part in zip(*names, strict=True))
+    parts = list(zip(*(lookup(table[rank]) for rank in new), strict=True))
+    flags = TAGS if parts and any(parts[-1]) else 0
+    if not flags:
+        parts = parts[:-1]
+    return made + b"".join(strings([name.encode() for name in part]) for part in parts), flags
 
 
 def _times(columns: Columns, order: list[int]) -> list[bytes]:

@@ -60,6 +60,8 @@ class _Reader:
             return [self.text() for _ in range(rows)]
         if type_ == "LowCardinality(String)":
             return self._low_cardinality(rows)
+        if type_ == "Map(LowCardinality(String), LowCardinality(String))":
+            return self._map(rows)
         outer, inner = type_.removesuffix(")").split("(", 1)
         if outer == "Nullable":
             nulls = self.fixed("B", rows)
@@ -76,8 +78,22 @@ class _Reader:
     def _low_cardinality(self, rows: int) -> list[bytes]:
         if rows == 0:
             return []
-        version, flags, count = self.fixed("Q", 3)
-        assert version == 1
+        assert self.fixed("Q", 1) == [1], "the version"
+        return self._words(rows)
+
+    def _map(self, rows: int) -> list[dict[bytes, bytes]]:
+        if rows == 0:
+            return []
+        assert self.fixed("Q", 2) == [1, 1], "the versions of keys and values"
+        ends = self.fixed("Q", rows)
+        keys, values = [self._words(ends[-1]) if ends[-1] else [] for _ in range(2)]
+        return [
+            dict(zip(keys[start:end], values[start:end], strict=True))
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+
+    def _words(self, rows: int) -> list[bytes]:
+        flags, count = self.fixed("Q", 2)
         assert flags & ~0xFF == 0x600, "all words are in the block"
         words = [self.text() for _ in range(count)]
         assert len(set(words)) == count, "a word twice"

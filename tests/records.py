@@ -16,6 +16,7 @@ NEW_YEAR_MS = 1_767_225_600_000  # 2026
 STORABLE_MS = st.integers(946_684_800_000, 4_102_444_799_999)
 """Times that the tables can hold: the years 2000 to 2099."""
 SERIES_MAX = 4
+TAGS = '{"line":"2","site":"Werk Ä"}'
 
 Image = tuple[bytes, bytes, bytes, bytes, bytes, dict[int, str], dict[int, DeadLetter], dict[int, int]]
 Record = tuple[object, ...]
@@ -33,7 +34,7 @@ dead_letters = st.builds(DeadLetter, texts, st.binary(max_size=60), texts)
 
 def series_of(id_: int) -> Series:
     """What the series ids of these records stand for; dense from 0, as a spool gives them."""
-    return Series(f"device-{id_}", "métrique €", "°C" if id_ % 2 else "")
+    return Series(f"device-{id_}", "métrique €", "°C" if id_ % 2 else "", TAGS if id_ >= 2 else "")
 
 
 @st.composite

@@ -61,7 +61,10 @@ def struct(field: str) -> str:
         ("mappings = [{topic = 'a/x{device}'}]", "and {device} as exactly one whole segment"),
         ("mappings = [{topic = '{device}/{device}'}]", "and {device} as exactly one whole segment"),
         ("mappings = [{topic = '{device}/#'}]", "and {device} as exactly one whole segment"),
-        ("mappings = [{topic = '{device}/x{metric}'}]", "have segments of text, + or {metric}, and"),
+        (
+            "mappings = [{topic = '{device}/x{metric}'}]",
+            "have segments of text, +, {metric} or the {name} of",
+        ),
         ("mappings = [{topic = '{metric}/state'}]", "and {device} as exactly one whole segment"),
         (
             "mappings = [{topic = '{device}/{metric}'}]",
@@ -204,7 +207,10 @@ def compare(shown: dict[str, object], model: type[BaseModel], where: str) -> Non
             continue
         assert key in shown, f"{where}{key} is not in docs/gateway.toml"
         value = shown[key]
-        if key in ("mappings", "resources", "process", "derived"):
+        if key == "devices":
+            assert isinstance(value, dict)
+            compare(value["pump-7"], model_types(field.annotation)[0], "devices.pump-7.")
+        elif key in ("mappings", "resources", "process", "derived"):
             assert isinstance(value, list)
             merged = {name: value for table in reversed(value) for name, value in table.items()}
             compare(merged, model_types(field.annotation)[0], f"{where}{key}.")

@@ -41,7 +41,7 @@ class Run:
         refused = self.decoder.decode(Chunk(NEW_YEAR_MS, topics, payloads, [0] * len(payloads)), self.columns)
         names = list(self.ids)
         found = [
-            (*names[id_], self.columns.texts.get(at, self.columns.value[at]))
+            (*names[id_][:3], self.columns.texts.get(at, self.columns.value[at]))
             for at, id_ in enumerate(self.columns.series)
             if id_ >= 0
         ]
@@ -58,6 +58,12 @@ def test_a_reading_is_added_for_each_message_that_has_all_it_takes() -> None:
     assert not refused
     assert [row for row in found if row[1] == "power"] == [("a", "power", "W", 460.0), ("b", "power", "W", 6.0)]
     assert len(found) == 7
+
+
+def test_a_derived_reading_has_the_tags_of_its_device() -> None:
+    run = Run(POWER, tags={"site": "north"})
+    run(("a", {"voltage": 230, "current": 2}))
+    assert {series.tags for series in run.ids} == {'{"site":"north"}'}
 
 
 def test_what_is_missing_is_not_taken_from_another_message() -> None:

@@ -23,11 +23,11 @@ def test_readings_and_the_mapping_that_takes_them() -> None:
     fate = preview("devices/t1/telemetry", payload, NOW)
     assert fate.mapping == "mappings.0, topic devices/{device}/telemetry, format json"
     assert fate.readings == [
-        ("t1", "power", "1830.25", "kW", "2025-12-31T12:00:00.500Z", "time of the device"),
-        ("t1", "state", "'ok'", "", "2025-12-31T12:00:00.500Z", "time of the device"),
+        ("t1", "power", "1830.25", "kW", "2025-12-31T12:00:00.500Z", "time of the device", ""),
+        ("t1", "state", "'ok'", "", "2025-12-31T12:00:00.500Z", "time of the device", ""),
     ]
     assert preview("lamp/power", b"on", NOW).readings == [
-        ("lamp", "power", "1", "", "2026-01-01T00:00:00.000Z", "time of arrival")
+        ("lamp", "power", "1", "", "2026-01-01T00:00:00.000Z", "time of arrival", "")
     ]
     assert Preview(config())("telemetry/t1", b"{}", NOW).mapping.startswith("CoAP's own, topic telemetry/{device}")
 
@@ -59,7 +59,7 @@ def test_sparkplug_is_read_with_the_births_that_came_before() -> None:
     level = {"name": "level", "alias": 7, "datatype": DOUBLE, "double_value": 1.5}
     file = {"name": "file", "datatype": 18, "bytes_value": b"x"}
     born = preview("spBv1.0/G/NBIRTH/n", payload(bd_seq(0), level, file, seq=0), NOW)
-    assert ("G/n", "level", "1.5", "", "2026-01-01T00:00:00.000Z", "time of the device") in born.readings
+    assert ("G/n", "level", "1.5", "", "2026-01-01T00:00:00.000Z", "time of the device", "") in born.readings
     assert born.reason is not None
     assert "File" in born.reason
     then = preview("spBv1.0/G/NDATA/n", payload({"alias": 7, "double_value": 2.5}, seq=1), NOW)

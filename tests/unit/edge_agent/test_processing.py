@@ -48,7 +48,7 @@ class Rules:
         assert self.decoder.decode(chunk, columns) == {}
         names = list(self.ids)
         return [
-            (*names[id_], columns.texts.get(at, columns.value[at]), columns.quality[at])
+            (*names[id_][:3], columns.texts.get(at, columns.value[at]), columns.quality[at])
             for at, id_ in enumerate(columns.series)
         ]
 

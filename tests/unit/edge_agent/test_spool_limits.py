@@ -193,6 +193,7 @@ def test_a_commit_that_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
 def test_a_spool_of_the_first_format_is_taken_over_and_one_of_the_future_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
         spool.append(numbered(1, 200))
+        spool._db.execute("ALTER TABLE series DROP COLUMN tags")
         spool._db.execute("PRAGMA user_version = 1")
     with opened(tmp_path) as spool:
         assert spool._db.execute("PRAGMA user_version").fetchone() == (FORMATS[-1],)

@@ -16,9 +16,10 @@ from ingest.blocks import Block, blocks
 from ingest.clickhouse.client import INSERT_SETTINGS
 from ingest.decode import decode
 from ingest.native import encode
-from ingest.tables import DEAD_LETTERS, FINE, LOSSES, READINGS
+from ingest.tables import DEAD_LETTERS, LOSSES, READINGS
 from telemetry import wire
 from telemetry.columns import US_PER_MS, Columns
+from telemetry.tags import pack
 from telemetry.wire import ROWS_MAX
 from tests.decoded import plain_batch
 from tests.native import decode as decode_native
@@ -59,7 +60,7 @@ def reading(header: wire.Header, content: Columns, position: int) -> Row:
         *(name.device, name.metric),
         *(content.measured_at[position], content.received_at[position], INGESTED_MS),
         *("nan" if math.isnan(value) else value, content.texts.get(position, ""), name.unit),
-        *(content.quality[position], header.gateway, header.epoch, header.first_seq + position),
+        *(content.quality[position], header.gateway, header.epoch, header.first_seq + position, name.tags),
         *(content.fine.get(position, 0) % US_PER_MS, content.fine.get(position, 0) // US_PER_MS),
     )
 
@@ -80,29 +81,36 @@ def rows(block: Block) -> list[Row]:
             ]
         )
     )
-    without = (0,) * (len(FINE) if block.target is READINGS else 0)  # columns that no row of the block needs
-    return [
-        (*("nan" if isinstance(v, float) and math.isnan(v) else v for v in row.values()), *without)
-        for row in plain.to_pylist()
-    ]
+    return [comparable(block, row) for row in plain.to_pylist()]
+
+
+def comparable(block: Block, row: dict[str, object]) -> Row:
+    """With what the columns say that a block does not have because no reading needs them."""
+    left_out = {"tags": "", "measured_us": 0, "clock_offset_ms": 0} if block.target.name == "readings" else {}
+    values = (row | {name: row.get(name, default) for name, default in left_out.items()}).items()
+    ordered = [value for name, value in values if name not in left_out] + [dict(values)[name] for name in left_out]
+    return tuple("nan" if isinstance(v, float) and math.isnan(v) else v for v in ordered)
 
 
 def body(block: Block) -> bytes:
     return b"".join(encode(block.target, block.rows))
 
 
+def word(name: str, value: object) -> object:
+    """A value as the rows have it."""
+    if isinstance(value, dict):
+        return pack({key.decode(): of_key.decode() for key, of_key in value.items()})
+    return value.decode() if isinstance(value, bytes) and name != "raw" else value
+
+
 def sent(block: Block) -> list[Row]:
     """The rows in what is sent, in the same form."""
     columns = decode_native(body(block))
     assert {name: type_ for name, (type_, _) in columns.items()} == {name: t for name, _, t in block.target.columns}
-    found = []
-    for row in zip(*(values for _, values in columns.values()), strict=True):
-        plain = [
-            v.decode() if isinstance(v, bytes) and name != "raw" else v for name, v in zip(columns, row, strict=True)
-        ]
-        without = (0,) * (len(FINE) if block.target is READINGS else 0)
-        found.append((*("nan" if isinstance(v, float) and math.isnan(v) else v for v in plain), *without))
-    return found
+    return [
+        comparable(block, {name: word(name, value) for name, value in zip(columns, row, strict=True)})
+        for row in zip(*(values for _, values in columns.values()), strict=True)
+    ]
 
 
 def by_repr(made: list[Row]) -> list[Row]:
@@ -196,7 +204,7 @@ def test_targets_come_in_the_order_readings_dead_letters_losses() -> None:
     made = numbered(1, 30)
     batch = decode(wire.encode(wire.Header("g1", "e1", 1, 30), made, series_of), "g1")
     parts = [Slice(plain_batch("g1", "e1", 31, 5, loss=True), 0, 5), Slice(batch, 0, 30)]
-    assert [block.target for block in blocks(parts, INGESTED_MS)] == [READINGS, DEAD_LETTERS, LOSSES]
+    assert [block.target.name for block in blocks(parts, INGESTED_MS)] == ["readings", "dead_letters", "losses"]
 
 
 def test_the_largest_commit_is_one_block() -> None:

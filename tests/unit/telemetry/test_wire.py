@@ -232,3 +232,27 @@ def test_the_names_of_a_series_are_limited(length: int) -> None:
 def test_a_header_and_its_rows_must_agree() -> None:
     with pytest.raises(AssertionError):
         wire.encode(Header("g", "e", 1, 2), numbered(1, 3), series_of)
+
+
+def test_tags_cost_their_definition_once_and_nothing_where_there_are_none() -> None:
+    """The flag is in the byte behind the checksum."""
+    made, header = numbered(1, 100), Header("g", "e", 1, 100)
+
+    def encoded(tags: str, dictionary: wire.Dictionary | None = None) -> bytes:
+        return wire.encode(header, made, lambda id_: Series(f"d{id_}", "m", "u", tags), dictionary)
+
+    plain, tagged = encoded(""), encoded('{"site":"plant-7"}')
+    assert (plain[5] & wire.TAGS, tagged[5] & wire.TAGS) == (0, wire.TAGS)
+    assert {name.tags for name in decode(tagged, "g").names} == {'{"site":"plant-7"}'}
+    known = wire.Dictionary(), wire.Dictionary()
+    for _ in range(2):
+        later = encoded("", known[0]), encoded('{"site":"plant-7"}', known[1])
+    assert later[1][5] & wire.TAGS == 0
+    assert len(later[1]) == len(later[0])
+
+
+@pytest.mark.parametrize("tags", ["site", '{"b":"x","a":"y"}', '{"site":""}', "{}"])
+def test_what_are_no_tags_is_refused(tags: str) -> None:
+    payload = wire.encode(Header("g", "e", 1, 1), numbered(1, 1), lambda _: Series("d", "m", "", tags))
+    with pytest.raises(WireError, match="has a series whose tags cannot be taken: the tag"):
+        decode(payload, "g")
