@@ -39,8 +39,8 @@ _READ_KINDS = frozenset(
 _WRITE_KINDS = frozenset(
     str.split(
         "InsertQuery CreateQuery AlterQuery AlterCommand DropQuery TruncateQuery Rename OptimizeQuery DeleteQuery"
-        " Columns Storage ColumnDeclaration DataType NameTypePair Index Projection Constraint TTLElement Partition"
-        " Assignment ViewTargets NameCodec CodecDeclaration StatisticsDeclaration ProjectionSelectQuery Codec"
+        " Columns Storage ColumnDeclaration DataType TupleDataType NameTypePair Index Projection Constraint TTLElement"
+        " Partition Assignment ViewTargets NameCodec CodecDeclaration StatisticsDeclaration ProjectionSelectQuery Codec"
     )
 )
 _EXPLAINS = re.compile(r"EXPLAIN(?: AST| SYNTAX| QUERY TREE| PLAN| PIPELINE| ESTIMATE)?")

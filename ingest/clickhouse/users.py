@@ -36,7 +36,7 @@ class Limits(Section):
 
     seconds_max: Annotated[int, Field(ge=1)] = 60
     memory_bytes_max: Annotated[int, Field(ge=2**20)] = 1024**3
-    result_rows_max: Annotated[int, Field(ge=1)] = 1_000_000
+    result_rows_max: Annotated[int, Field(ge=10_000)] = 1_000_000  # clickhouse-connect reads 2,000 settings first
     result_bytes_max: Annotated[int, Field(ge=1024)] = 256 * 1024**2
     threads_max: Annotated[int, Field(ge=1)] = 4
     queries_max: Annotated[int, Field(ge=1)] = 4
