@@ -258,7 +258,7 @@ def _check_table(label: str, database: str) -> None:
         database == "system" and not dot and label not in _SYSTEM_TABLES
     ):
         raise _refusal(f"reads {label}, which shows more than a table's description")
-    if "/" in label or Path(label).exists():
+    if "/" in label or Path(label).is_file():
         raise _refusal(f"reads the file {label}")
 
 
