@@ -189,22 +189,30 @@ def clickhouse_run(
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
         typer.Option(help="Ask for the password in this file; default: everybody on --host may come in."),
     ] = None,
+    users: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Users with roles and limits (TOML, chmod 600; docs/sql.md)."),
+    ] = None,
     memory_bytes_max: Annotated[
         Optional[int],  # noqa: UP045 - as typer's documentation has it
         typer.Option(min=2**28, help="Memory that all queries together may take."),
     ] = None,
 ) -> None:
     """Serve the embedded engine (chDB) behind ClickHouse's HTTP interface, until stopped."""
-    from ingest.clickhouse.request import Credentials
-    from ingest.clickhouse.server import run
+    from ingest.clickhouse.server import accounts_of, run
 
-    credentials = None
-    if password_file is not None:
-        try:
-            credentials = Credentials(user, password_file.read_text().rstrip("\n"))
-        except OSError as error:
-            raise FieldlineError(f"cannot read --password-file {password_file}: {error.strerror}") from error
-    run(path, host, port, credentials=credentials, memory_bytes_max=memory_bytes_max)
+    accounts = accounts_of(users, user, password_file)
+    run(path, host, port, accounts=accounts, memory_bytes_max=memory_bytes_max)
+
+
+@clickhouse_app.command("password")
+def clickhouse_password() -> None:
+    """Read a password (asked for on a terminal, else one line of standard input) and print its hash for --users."""
+    from ingest.clickhouse.users import hashed
+
+    terminal = sys.stdin.isatty()
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if terminal else sys.stdin.readline()
+    print(hashed(password.rstrip("\n")))
 
 
 @broker_app.command("run")

@@ -12,13 +12,14 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from typing import IO, Any
 
 from ingest.clickhouse.answerer import Answerer, Headers, Send
 from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
+from ingest.clickhouse.guard import Guard
 from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
 from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
@@ -27,11 +28,13 @@ from ingest.clickhouse.reply import content_type, exception_block, status_of, su
 from ingest.clickhouse.request import Credentials, Request, from_foreign_page, parse
 from ingest.clickhouse.sessions import Sessions
 from ingest.clickhouse.spill import Spill
-from ingest.clickhouse.statement import StatementError, keyword
+from ingest.clickhouse.statement import Insert, StatementError, keyword
+from ingest.clickhouse.users import Accounts, Limits, Role
 
 _log = logging.getLogger(__name__)
 _COLLECT_BYTES_IN_MEMORY = 16 * 1024**2
 _PIECE_BYTES = 1024**2
+TURN_S_MAX = 10.0
 
 
 class _BrokenOffError(Exception):
@@ -39,13 +42,18 @@ class _BrokenOffError(Exception):
 
 
 class Interface:
-    """The application. `credentials`: what clients must present; None lets everybody in."""
+    """The application. `accounts`: who may come in; None lets everybody in, as admin."""
 
-    def __init__(self, engine: Engine, spill: Spill, lanes: Lanes, credentials: Credentials | None = None) -> None:
+    def __init__(self, engine: Engine, spill: Spill, lanes: Lanes, accounts: Accounts | None = None) -> None:
         self.engine = engine
         self.spill = spill
         self.lanes = lanes
-        self.credentials = credentials
+        self.accounts = accounts
+        limits = accounts.users.limits if accounts else Limits()
+        self._guard = Guard(engine, limits)
+        self._queries_max = limits.queries_max
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._hashing = asyncio.Semaphore(1)  # wrong passwords take one core's time, not all
         self.sessions = Sessions()
         self.running: set[str] = set()
         self.closing = False
@@ -93,19 +101,48 @@ class Interface:
                 497, "ACCESS_DENIED", "A web page of another origin may not send queries to this server."
             )
         request = parse(method, path, scope["query_string"], headers)
-        self._authenticate(request.credentials)
+        role = await self._role(request.credentials)
         fill = scope.get("extensions", {}).get(FILL)
-        await self._query(request, receive, fill, answer)
+        async with self._turn(role, request.credentials.user):
+            await self._query(request, role, receive, fill, answer)
 
-    def _authenticate(self, presented: Credentials) -> None:
-        if self.credentials is not None and not presented.match(self.credentials):
+    async def _role(self, presented: Credentials) -> Role:
+        if self.accounts is None:
+            return "admin"
+        role = self.accounts.remembered(presented)
+        if role is None:
+            async with self._hashing:
+                role = await asyncio.to_thread(self.accounts.verify, presented)
+        if role is None:
             raise StatementError(
                 516,
                 "AUTHENTICATION_FAILED",
                 f"{presented.user}: Authentication failed: password is incorrect, or there is no such user.",
             )
+        return role
 
-    async def _query(self, request: Request, receive: Receive, fill: Fill | None, answer: Answerer) -> None:
+    @asynccontextmanager
+    async def _turn(self, role: Role, user: str) -> AsyncIterator[None]:
+        """A reader's queries wait for each other, so that they leave workers to the rest."""
+        if role != "reader":
+            yield
+            return
+        turns = self._turns.setdefault(user, asyncio.Semaphore(self._queries_max))
+        try:
+            async with asyncio.timeout(TURN_S_MAX):
+                await turns.acquire()
+        except TimeoutError:
+            raise StatementError(
+                202,
+                "TOO_MANY_SIMULTANEOUS_QUERIES",
+                f"{self._queries_max} queries of {user} run already. Wait for one to end.",
+            ) from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    async def _query(self, request: Request, role: Role, receive: Receive, fill: Fill | None, answer: Answerer) -> None:
         query_id = request.query_id or str(uuid.uuid4())
         answer.known += [("X-ClickHouse-Query-Id", query_id), ("X-ClickHouse-Timezone", self.engine.timezone)]
         answer.known += [("X-ClickHouse-Server-Display-Name", "fieldline")]
@@ -125,26 +162,31 @@ class Interface:
             stack.callback(self.running.discard, query_id)
             answer.before_end.append(stack.close)
             job = job_of(request, work, query_id, self._preamble(request))
-            await self._run(request, work, job, receive, answer)
+            await self._run(request, role, work, job, receive, answer)
 
     def _preamble(self, request: Request) -> tuple[str, ...]:
         if request.session_id is None:
             return ()
-        return self.sessions.use(request.session_id, request.session_timeout_s, time.monotonic())
+        return self.sessions.use(_session(request), request.session_timeout_s, time.monotonic())
 
     def _learn(self, request: Request, job: Job) -> None:
         """A SET or USE counts for the next request of its session."""
         if request.session_id is not None and keyword(job.text) in {b"SET", b"USE"}:
             statement = job.text.decode(errors="replace").rstrip().removesuffix(";")
             timeout_s, now_s = request.session_timeout_s, time.monotonic()
-            self.sessions.learn(request.session_id, statement, timeout_s, now_s)
+            self.sessions.learn(_session(request), statement, timeout_s, now_s)
 
-    async def _run(self, request: Request, work: Work, job: Job, receive: Receive, answer: Answerer) -> None:
+    async def _run(
+        self, request: Request, role: Role, work: Work, job: Job, receive: Receive, answer: Answerer
+    ) -> None:
         lane = lane_of(work)
         answer.known += [("X-ClickHouse-Format", job.format)]
         async with self.lanes.worker(lane) as worker:
             if self.closing and lane != "control":
                 raise StatementError(236, "ABORTED", "The server is shutting down.")
+            if role != "admin":
+                text = work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else job.text
+                job = await worker(self._guard.checked, role, job, text)
             if lane != "read":
                 await self._run_whole(request, job, worker, answer)
                 return
@@ -231,6 +273,11 @@ class Interface:
         if failed:
             raise _BrokenOffError
         await answer.end()
+
+
+def _session(request: Request) -> str:
+    """A session belongs to its user."""
+    return f"{request.credentials.user}\0{request.session_id}"
 
 
 def _headers(job: Job, result: Answer, elapsed_ns: int) -> Headers:

@@ -7,10 +7,9 @@ GET and HEAD imply `readonly=2`: no writes, settings may be changed.
 
 import base64
 import binascii
-import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from ingest.clickhouse.statement import StatementError
@@ -40,13 +39,7 @@ class Credentials:
     """What a client says it is."""
 
     user: str
-    password: str
-
-    def match(self, other: "Credentials") -> bool:
-        """Compares both in a time that does not depend on where they differ."""
-        users = hmac.compare_digest(self.user.encode(), other.user.encode())
-        passwords = hmac.compare_digest(self.password.encode(), other.password.encode())
-        return users and passwords
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from ingest.clickhouse.engine import Engine
 from ingest.clickhouse.interface import Interface
 from ingest.clickhouse.lanes import Lane, Lanes
 from ingest.clickhouse.protocol import Protocol
-from ingest.clickhouse.request import Credentials
 from ingest.clickhouse.spill import Spill
+from ingest.clickhouse.users import Accounts, load
 from telemetry.errors import FieldlineError
 
 CONNECTIONS_MAX = 1000
@@ -43,7 +43,7 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8123,
     *,
-    credentials: Credentials | None = None,
+    accounts: Accounts | None = None,
     memory_bytes_max: int | None = None,
 ) -> None:
     """Serve `path` until SIGTERM or SIGINT. Ends the process with status 1 and a sentence if it cannot.
@@ -62,7 +62,7 @@ def run(
     bound = listener.getsockname()[1]
     said = f"ClickHouse (chDB {engine.version}) listens on http://{host}:{bound}, data in {engine.path}"
     try:
-        stopped = asyncio.run(_serve(engine, spill, listener, credentials, said))
+        stopped = asyncio.run(_serve(engine, spill, listener, accounts, said))
     finally:
         listener.close()
     if not stopped:  # a statement that does not heed its cancellation; what it wrote is complete or absent
@@ -71,11 +71,9 @@ def run(
     engine.close()
 
 
-async def _serve(
-    engine: Engine, spill: Spill, listener: socket.socket, credentials: Credentials | None, said: str
-) -> bool:
+async def _serve(engine: Engine, spill: Spill, listener: socket.socket, accounts: Accounts | None, said: str) -> bool:
     lanes = Lanes(LANES)
-    interface = Interface(engine, spill, lanes, credentials)
+    interface = Interface(engine, spill, lanes, accounts)
     config = uvicorn.Config(
         interface,
         http=Protocol,
@@ -143,6 +141,20 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def accounts_of(users: Path | None, user: str, password_file: Path | None) -> Accounts | None:
+    """Who may come in, by the options of the command line; None: everybody. Raises FieldlineError."""
+    if users is not None and password_file is not None:
+        raise FieldlineError("Give --users or --password-file, not both.")
+    if users is not None:
+        return Accounts(load(users))
+    if password_file is None:
+        return None
+    try:
+        return Accounts.single(user, password_file.read_text().rstrip("\n"))
+    except OSError as error:
+        raise FieldlineError(f"cannot read --password-file {password_file}: {error.strerror}") from error
+
+
 def main() -> None:
     """`python -m ingest.clickhouse.server`, for tests and for running without the command line."""
     parser = argparse.ArgumentParser(description="Embedded ClickHouse behind its HTTP interface")
@@ -151,12 +163,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--user", default="default")
     parser.add_argument("--password-file", type=Path)
+    parser.add_argument("--users", type=Path)
     parser.add_argument("--memory-bytes-max", type=int)
     given = parser.parse_args()
-    credentials = None
-    if given.password_file:
-        credentials = Credentials(given.user, given.password_file.read_text().rstrip("\n"))
-    run(given.path, given.host, given.port, credentials=credentials, memory_bytes_max=given.memory_bytes_max)
+    try:
+        accounts = accounts_of(given.users, given.user, given.password_file)
+    except FieldlineError as error:
+        sys.exit(str(error))
+    run(given.path, given.host, given.port, accounts=accounts, memory_bytes_max=given.memory_bytes_max)
 
 
 if __name__ == "__main__":
