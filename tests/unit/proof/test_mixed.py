@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import load_config
+from edge_agent.config import load
 from edge_agent.decode import Decoder
-from proof.coap_wire import BLOCK1, CON, CONTENT_FORMAT, POST, URI_PATH, Datagram, decode, number
+from proof.coap_wire import BLOCK1, CON, CONTENT_FORMAT, POST, URI_PATH, Datagram, Options, decode, number
 from proof.mixed_checker import Row, judge
 from proof.payloads import ENCODERS
 from proof.rules import AGGREGATES, FORMATS, METRICS, gateway_toml, topic
@@ -26,10 +26,10 @@ def test_each_format_says_its_values_under_the_rules(fmt: str, tmp_path: Path) -
     path = tmp_path / "gateway.toml"
     path.write_text('gateway = "g"\n' + gateway_toml(resources_port=1, dtls_port=2, psk_file="x") + "[mqtt]\n[coap]\n")
     ids: dict[Series, int] = {}
-    decoder = Decoder(load_config(path), lambda series: ids.setdefault(series, len(ids)))
+    decoder = Decoder(load(path), lambda series: ids.setdefault(series, len(ids)))
     columns = Columns()
     payload = ENCODERS[fmt](NOW_MS + 123, VALUES)
-    assert not decoder.decode(Chunk([topic(fmt, DEVICE)], [payload], [0], NOW_MS + 500), columns)
+    assert not decoder.decode(Chunk(NOW_MS + 500, [topic(fmt, DEVICE)], [payload], [0]), columns)
     names = [series.metric for series in ids]
     said = {
         names[id_]: (value, quality)
@@ -41,7 +41,7 @@ def test_each_format_says_its_values_under_the_rules(fmt: str, tmp_path: Path) -
 
 
 def test_a_datagram_is_what_the_tests_own_device_sends() -> None:
-    options = ((URI_PATH, b"telemetry"), (URI_PATH, b"a-device-with-a-name"), (CONTENT_FORMAT, number(50)))
+    options: Options = ((URI_PATH, b"telemetry"), (URI_PATH, b"a-device-with-a-name"), (CONTENT_FORMAT, number(50)))
     options += ((BLOCK1, number(0x1A)),)
     made = Datagram(CON, POST, 7, b"tok", options, b"{}")
     theirs = message(
