@@ -91,7 +91,7 @@ async def close_books(scene: Scene, journal: Path, said: Path, poison: int) -> B
             totals(scene.client, devices),
             told.total(),
             poison,
-            len(scene.thinned) - 1,
+            max(0, len(scene.thinned) - 1),
             sum(scene.thinned.values()),
         )
 
