@@ -15,6 +15,7 @@ from proof.scene import Scene
 from telemetry.errors import FieldlineError
 
 LOOK_S = 0.5
+WRONG_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +31,33 @@ class Books:
     thinned: int
 
     @property
+    def lacking(self) -> int:
+        """How much devices were told of that is not in the tables. What of it was not declared lost is missing."""
+        poison = max(0, self.poison - self.now.dead_lettered)
+        return self.fleet.missing.total() + self.mixed.lacking(self.spools_lost) + poison
+
+    @property
     def account(self) -> Account:
-        """In numbers. Of the declared losses only those that devices were told of are in it."""
+        """In numbers; a window that lacks readings counts as one, and of the losses only what devices were told of."""
         sent = self.told + self.mixed.promised.total() - self.mixed.left_out
-        lost = self.fleet.missing.total() + len(self.mixed.missing)
         dead = self.now.dead_lettered
-        gone = lost + max(0, self.poison - dead)
+        losses = min(self.lacking, self.now.losses)
         return Account(
             sent=sent + self.poison,
-            stored=sent - lost,
+            stored=sent + self.poison - dead - self.lacking,
             dead_lettered=dead,
-            losses=min(gone, self.now.losses),
+            losses=losses,
             duplicates=self.now.duplicates + self.fleet.double.total() + max(0, dead - self.poison),
-            missing=self.now.missing + max(0, gone - self.now.losses),
+            missing=self.now.missing + self.lacking - losses,
         )
 
     def differences(self) -> list[str]:
         """Sentences; empty when the books are right."""
-        said = []
         account = self.account
+        said = self.mixed.wrong[:WRONG_MAX]
         if self.fleet.double or account.missing:
             said += self.fleet.sentences()
-        if not self.mixed.excused(self.now.losses, self.spools_lost) or self.mixed.wrong:
+        if account.missing:
             said += self.mixed.sentences()
         if abs(self.thinned - self.mixed.left_out) > self.now.losses:
             said.append(f"the gateway says that it left out {self.thinned} readings, and it was {self.mixed.left_out}")

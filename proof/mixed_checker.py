@@ -8,8 +8,8 @@ band, rare            a reading is stored once, or the newest one before it that
 win                   a reading is stored once, if it was too late, or it is in its window and nowhere else: number, sum
                       and sum of squares, least and greatest of the window's aggregates are those of its readings
 
-`left_out` is what the gateway must have counted. What is missing must be declared lost by the caller: a record, or the
-window that a series had open when its spool was corrupted.
+`left_out` is what the gateway must have counted. What is missing must have been declared lost; a series may also lack
+the window that it had open when its spool was corrupted.
 """
 
 import json
@@ -76,13 +76,12 @@ class Findings:
     short: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
-    def excused(self, losses: int, spools_lost: int) -> bool:
-        """Whether what is missing is what a corrupted spool can have cost."""
-        beyond = sum(max(0, count - spools_lost) for count in self.short.values())
-        return len(self.missing) + beyond <= losses
+    def lacking(self, spools_lost: int) -> int:
+        """How much is missing, but for the open windows that corrupted spools took with them: one per series each."""
+        return len(self.missing) + sum(max(0, count - spools_lost) for count in self.short.values())
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """What is missing, for people."""
         said = []
         if self.missing:
             said.append(
@@ -90,7 +89,7 @@ class Findings:
             )
         if self.short:
             said.append(f"{self.short.total()} windows lack readings, such as of {next(iter(self.short))}")
-        return said + self.wrong[:5]
+        return said
 
 
 def held(url: str) -> list[Row]:

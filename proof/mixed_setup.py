@@ -12,7 +12,7 @@ from proof.stack import Stack
 class Mixed:
     """How to run the mixed devices: their resources' port, the agent's port with DTLS, and its keys' file.
 
-    plain_mqtt: the embedded broker keeps no session by MQTT 5, and knows no QoS 2 over two connections.
+    plain_mqtt: MQTT 3.1.1 and QoS 1 only, for the embedded broker.
     """
 
     resources: int

@@ -25,6 +25,8 @@ FOUND_BY: dict[str, tuple[str, str]] = {
     "seqs_with_holes": ("kill ingest", "nothing was confirmed"),
     "silent_losses": ("corrupt spool", MISSING),
     "damage_is_fatal": ("corrupt spool", "nothing was confirmed"),
+    "windows_in_memory": ("kill agent", "windows lack readings"),
+    "thinned_uncounted": ("kill ingest", "left out"),
     "trim_on_broker_ack": ("kill waiting ingest", MISSING),
     "receipt_before_ledger": ("kill waiting ingest", MISSING),
     "ledger_before_rows": ("kill waiting ingest", MISSING),

@@ -8,7 +8,7 @@ import pytest
 from edge_agent.config import load
 from edge_agent.decode import Decoder
 from proof.coap_wire import BLOCK1, CON, CONTENT_FORMAT, POST, URI_PATH, Datagram, Options, decode, number
-from proof.mixed_checker import Row, judge
+from proof.mixed_checker import Findings, Row, judge
 from proof.payloads import ENCODERS
 from proof.rules import AGGREGATES, FORMATS, METRICS, gateway_toml, topic
 from telemetry.columns import Columns, Series
@@ -103,10 +103,14 @@ def journal(tmp_path: Path) -> Path:
 
 def test_what_the_rules_leave_out_is_no_difference_and_is_counted(journal: Path) -> None:
     findings = judge(journal, STORED)
-    assert findings.sentences() == []
+    assert findings.sentences() == findings.wrong == []
     assert findings.left_out == 2 + 1 + 4  # of band, rare and win
     assert (findings.promised["MQTT"], findings.found["MQTT"]) == (24, 24)
-    assert findings.excused(0, 0)
+    assert findings.lacking(0) == 0
+
+
+def is_right(findings: Findings) -> bool:
+    return not findings.lacking(0) and not findings.wrong
 
 
 def without(metric: str, at: int) -> list[Row]:
@@ -116,9 +120,7 @@ def without(metric: str, at: int) -> list[Row]:
 def test_what_is_missing_is_found_also_among_what_may_be_left_out(journal: Path) -> None:
     for metric, at in (("plain", 500), ("scaled", 0), ("both", 6000), ("band", 1500), ("rare", 1500)):
         findings = judge(journal, without(metric, at))
-        assert findings.missing, (metric, at)
-        assert not findings.excused(0, 0)
-        assert findings.excused(1, 0), "a corrupted spool may declare it lost"
+        assert findings.lacking(1) == 1, (metric, at)
 
 
 def test_a_wrong_value_a_wrong_quality_and_a_second_copy_are_found(journal: Path) -> None:
@@ -130,18 +132,19 @@ def test_a_window_that_lacks_a_reading_or_has_one_twice_is_found(journal: Path) 
     rest = [other for other in STORED if not other.metric.startswith("win.")]
     lacking = judge(journal, [*rest, *window("win", 0, [1.0, 9.0], 10)])
     assert lacking.short.total() == 1
-    assert not lacking.excused(0, 0)
-    assert lacking.excused(0, 1), "a spool that was moved aside took its open window with it"
+    assert (lacking.lacking(0), lacking.lacking(1)) == (1, 0), (
+        "a spool that was moved aside took its open window with it"
+    )
     assert judge(journal, rest).short.total() == 1, "the window is not there at all"
     for values in ([1.0, 5.0, 5.0, 9.0], [1.0, 4.0, 9.0], [1.0, 5.0, 9.5]):
         assert judge(journal, [*rest, *window("win", 0, values, 10)]).wrong, values
     torn = [*window("win", 0, [1.0], 10), *window("win", 0, [5.0, 9.0], 30)]
-    assert judge(journal, [*rest, *torn]).sentences() == [], "closed by silence, and begun again"
+    assert is_right(judge(journal, [*rest, *torn])), "closed by silence, and begun again"
 
 
 def test_a_reading_too_late_for_its_window_is_in_the_table_instead(journal: Path) -> None:
     rest = [other for other in STORED if "." not in other.metric]
     late = [row("win", 500, 5.0), *window("win", 0, [1.0, 9.0], 10), *window("both", 0, [1.0, 9.0], 20)]
-    assert judge(journal, [*rest, *late]).sentences() == []
+    assert is_right(judge(journal, [*rest, *late]))
     both = [row("win", 500, 5.0), *window("win", 0, [1.0, 5.0, 9.0], 10), *window("both", 0, [1.0, 9.0], 20)]
     assert judge(journal, [*rest, *both]).wrong, "in its window and in the table"
