@@ -48,12 +48,13 @@ RECOVERED_S_MAX = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `fieldline drill --help`."""
+    """See `fieldline drill --help`. has_mixed: whether there are mixed devices, too."""
 
     seconds: float
     seed: int
     report: Path | None = None
     faults: tuple[str, ...] = tuple(FAULTS)
+    has_mixed: bool = True
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.faults if name not in FAULTS]:
@@ -220,10 +221,10 @@ async def _run(options: Options, drill: Drill, mixed: Mixed) -> Books:
     command = [*demo.fleet_command(stack.ports, report), "--journal", str(journal)]
     command += ["--devices", "60", "--rate", "5", "--poison", "0.01", "--seed", str(options.seed)]
     said = stack.directory / "mixed.jsonl"
-    senders = [
-        stack.add("fleet", command, restart=False),
-        stack.add("mixed devices", mixed.command(stack, said, options.seed), restart=False),
-    ]
+    said.touch()
+    senders = [stack.add("fleet", command, restart=False)]
+    if options.has_mixed:
+        senders.append(stack.add("mixed devices", mixed.command(stack, said, options.seed), restart=False))
     for sender in senders:
         sender.start()
     drill.began_s = time.monotonic()
