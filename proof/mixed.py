@@ -21,7 +21,7 @@ import paho.mqtt.client as paho
 
 from proof.journal import Journal
 from proof.mixed_coap import Clear, Poster, Resources, Udp
-from proof.mixed_mqtt import Publisher, edge_node
+from proof.mixed_mqtt import EdgeNode, Publisher
 from proof.payloads import Values
 from proof.rules import METRICS, WINDOW_S
 
@@ -82,7 +82,7 @@ async def run(given: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stop.set)
     journal = Journal(given.journal)
     source = partial(Source, seed=given.seed, stop=stop)
-    works = [asyncio.to_thread(edge_node, given.mqtt, journal, iter(source("node")), given_up)]
+    works = [asyncio.to_thread(EdgeNode(given.mqtt, journal, given_up).run, iter(source("node")))]
     for fmt, version, qos in [(fmt, V3, 1) for fmt, *_ in OVER_MQTT] if given.plain_mqtt else OVER_MQTT:
         device = f"drill-{fmt}"
         port = given.bad_mqtt if qos == 2 else given.mqtt

@@ -10,19 +10,22 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from proof.journal import Journal
+from proof.journal import Journal, Promise
 from proof.payloads import ENCODERS, Values
 from proof.rules import SPARKPLUG, topic
 
 SESSION_S = 3600
 LOOK_S = 0.1
-NAMED_S_MAX = 1.0
+REBIRTH_S = 1.0
+DOUBLE, INT64, BOOLEAN = 10, 4, 11
+"""Sparkplug's datatypes."""
+REBIRTH = "Node Control/Rebirth"
+ALIAS = 7
 
 
 def _client(name: str, port: int, protocol: int) -> paho.Client:
@@ -77,73 +80,65 @@ class Publisher:
             client.loop_stop()
 
 
-DOUBLE, INT64, BOOLEAN = 10, 4, 11
-REBIRTH = "Node Control/Rebirth"
-ALIAS = 7
-
-
-def edge_node(port: int, journal: Journal, messages: Iterator[tuple[int, Values]], given_up: threading.Event) -> None:
+class EdgeNode:
     """A Sparkplug B edge node. QoS 0, as prescribed: nothing is promised while things break.
 
-    In the end, when nothing breaks any more, it leaves a gap until the agent asks for a rebirth, and so is known to
+    In the end, when nothing breaks any more, it leaves gaps until the agent asks for a rebirth, and so is known to
     listen: what is said from then on must be stored.
     """
-    client = _client("drill-sparkplug", port, paho.MQTTv311)
-    commands: queue.Queue[bytes] = queue.Queue()
-    client.on_message = lambda _client, _data, message: commands.put(message.payload)
-    client.on_connect = lambda *_: client.subscribe(_spb("NCMD"), qos=1)
-    client.will_set(_spb("NDEATH"), _payload(None, None, _metric("bdSeq", 0, INT64)), qos=1)
-    client.loop_start()
-    seq = itertools.count()
-    try:
-        _wait(client.is_connected, given_up)
-        _birth(client, journal, seq, time.time_ns() // 1_000_000, 0.0, must=False)
-        at_ms = 0
-        for at_ms, values in messages:
-            if not commands.empty():
-                commands.get()
-                seq = itertools.count()
-                _birth(client, journal, seq, at_ms, values["plain"], must=False)
-            else:
-                _data(client, journal, seq, at_ms, values["plain"], must=False)
-        while commands.empty() and not given_up.is_set():
-            next(seq)
-            at_ms += 1
-            _data(client, journal, seq, at_ms, 1.0, must=False)
-            time.sleep(NAMED_S_MAX)
-        seq = itertools.count()
-        _birth(client, journal, seq, at_ms + 1, 2.0, must=True)
-        _data(client, journal, seq, at_ms + 2, 3.0, must=True)
-    finally:
-        client.disconnect()
-        client.loop_stop()
 
+    def __init__(self, port: int, journal: Journal, given_up: threading.Event) -> None:
+        self._journal, self._given_up = journal, given_up
+        self._commands: queue.Queue[bytes] = queue.Queue()
+        self._seq = itertools.count()
+        self._promise: Promise = "said"
+        self._client = _client("drill-sparkplug", port, paho.MQTTv311)
+        self._client.on_message = lambda _client, _data, message: self._commands.put(message.payload)
+        self._client.on_connect = lambda *_: self._client.subscribe(_spb("NCMD"), qos=1)
+        self._client.will_set(_spb("NDEATH"), _payload(None, None, _metric("bdSeq", 0, INT64)), qos=1)
 
-def _wait(condition: Any, given_up: threading.Event) -> None:
-    while not condition() and not given_up.wait(LOOK_S):
-        pass
+    def run(self, messages: Iterator[tuple[int, Values]]) -> None:
+        """Say what there is to be said, and be born again whenever the agent asks."""
+        self._client.loop_start()
+        try:
+            while not self._client.is_connected() and not self._given_up.wait(LOOK_S):
+                pass
+            self._birth(time.time_ns() // 1_000_000, 0.0)
+            at_ms = 0
+            for at_ms, values in messages:
+                if self._is_asked():
+                    self._birth(at_ms, values["plain"])
+                else:
+                    self._data(at_ms, values["plain"])
+            while self._is_asked():
+                pass  # before the last fault was over
+            while not self._is_asked() and not self._given_up.wait(REBIRTH_S):
+                next(self._seq)
+                at_ms += 1
+                self._data(at_ms, 1.0)
+            self._promise = "once"
+            self._birth(at_ms + 1, 2.0)
+            self._data(at_ms + 2, 3.0)
+        finally:
+            self._client.disconnect()
+            self._client.loop_stop()
 
+    def _is_asked(self) -> bool:
+        """Whether the agent has asked for a rebirth since it was asked for last."""
+        return not self._commands.empty() and bool(self._commands.get())
 
-def _birth(client: paho.Client, journal: Journal, seq: Iterator[int], at_ms: int, value: float, *, must: bool) -> None:
-    metrics = (
-        _metric("bdSeq", 0, INT64),
-        _metric(REBIRTH, 0, BOOLEAN),
-        _metric("level", value, DOUBLE, ALIAS),
-    )
-    said = {"bdSeq": 0.0, REBIRTH: 0.0, "sparkplug/online": 1.0, "level": value}
-    _publish(client, journal, "NBIRTH", _payload(at_ms, next(seq) % 256, *metrics), at_ms, said, must=must)
+    def _birth(self, at_ms: int, value: float) -> None:
+        self._seq = itertools.count()
+        metrics = _metric("bdSeq", 0, INT64), _metric(REBIRTH, 0, BOOLEAN), _metric("level", value, DOUBLE, ALIAS)
+        said = {"bdSeq": 0.0, REBIRTH: 0.0, "sparkplug/online": 1.0, "level": value}
+        self._publish("NBIRTH", at_ms, said, *metrics)
 
+    def _data(self, at_ms: int, value: float) -> None:
+        self._publish("NDATA", at_ms, {"level": value}, _metric(None, value, DOUBLE, ALIAS))
 
-def _data(client: paho.Client, journal: Journal, seq: Iterator[int], at_ms: int, value: float, *, must: bool) -> None:
-    payload = _payload(at_ms, next(seq) % 256, _metric(None, value, DOUBLE, ALIAS))
-    _publish(client, journal, "NDATA", payload, at_ms, {"level": value}, must=must)
-
-
-def _publish(
-    client: paho.Client, journal: Journal, kind: str, payload: bytes, at_ms: int, said: Values, *, must: bool
-) -> None:
-    journal.write("Sparkplug B", SPARKPLUG, at_ms, said, "once" if must else "said")
-    client.publish(_spb(kind), payload, qos=0)
+    def _publish(self, kind: str, at_ms: int, said: Values, *metrics: bytes) -> None:
+        self._journal.write("Sparkplug B", SPARKPLUG, at_ms, said, self._promise)
+        self._client.publish(_spb(kind), _payload(at_ms, next(self._seq) % 256, *metrics), qos=0)
 
 
 def _spb(kind: str) -> str:
