@@ -101,7 +101,7 @@ class Drill:
         at_s = time.monotonic()
         self.console.print(f"{at_s - self.began_s:6.1f} s  {name:<22}", end="")
         await FAULTS[name](self.scene)
-        works = await self._works_again()
+        works = await self.works()
         took_s = time.monotonic() - at_s
         struck.times += 1
         struck.recovery_s_worst = max(struck.recovery_s_worst, took_s)
@@ -113,7 +113,7 @@ class Drill:
             for part in ("edge", "ingest"):
                 self.console.print(f"{part}:\n{self.stack.programs[part].tail(8)}")
 
-    async def _works_again(self) -> bool:
+    async def works(self) -> bool:
         """Whether the receipt moves on: something that is spooled from now on is confirmed."""
         deadline_s = time.monotonic() + RECOVERED_S_MAX
         goal: int | None = None
@@ -227,6 +227,8 @@ async def _run(options: Options, drill: Drill, mixed: Mixed) -> Books:
         senders.append(stack.add("mixed devices", mixed.command(stack, said, options.seed), restart=False))
     for sender in senders:
         sender.start()
+    if not await drill.works():  # a fault before there is anything to break would be none
+        drill.wrong.append("nothing was confirmed before the first fault")
     drill.began_s = time.monotonic()
     while time.monotonic() - drill.began_s < options.seconds and not drill.wrong:
         await asyncio.sleep(drill.scene.chance.uniform(*PAUSE_S))
