@@ -47,7 +47,7 @@ class Books:
             stored=sent + self.poison - dead - self.lacking,
             dead_lettered=dead,
             losses=losses,
-            duplicates=self.now.duplicates + self.fleet.double.total() + max(0, dead - self.poison),
+            duplicates=max(self.now.duplicates, self.fleet.double.total()) + max(0, dead - self.poison),
             missing=self.now.missing + self.lacking - losses,
         )
 
