@@ -82,12 +82,14 @@ class Secured:
     async def receive(self, seconds: float) -> list[bytes]:
         """What came; nothing after so long."""
         data = await self._udp.receive(seconds)
+        if data is None or self._session is None:
+            return []
         try:
-            return [] if data is None else self._session.hears(data)
+            said: list[bytes] = self._session.hears(data)
         except SSL.Error:  # the agent has ended it
-            self._last = b""
             self._session = None
             return []
+        return said
 
     async def _shake(self) -> Any:
         """A new session; lost flights are sent again by beginning anew."""
