@@ -47,7 +47,8 @@ class Books:
             stored=sent + self.poison - dead - self.lacking,
             dead_lettered=dead,
             losses=losses,
-            duplicates=max(self.now.duplicates, self.fleet.double.total()) + max(0, dead - self.poison),
+            duplicates=max(self.now.duplicates, self.fleet.double.total() + self.mixed.double)
+            + max(0, dead - self.poison),
             missing=self.now.missing + self.lacking - losses,
         )
 

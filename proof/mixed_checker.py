@@ -65,13 +65,15 @@ class Point(NamedTuple):
 @dataclass(slots=True)
 class Findings:
     """By transport, how many readings were said, of how many it was promised that they are stored, and how many are in
-    the table or left out by a rule. missing: promised and neither; short: windows that lack readings, by series.
+    the table or left out by a rule. missing: promised and neither; double: there too often; short: windows that lack
+    readings, by series.
     """
 
     said: Counter[str] = field(default_factory=Counter)
     promised: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
+    double: int = 0
     missing: list[str] = field(default_factory=list)
     short: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -147,6 +149,7 @@ def _series(
     for point, count in found.items():
         if point not in known or (count > 1 and via != AGAIN):
             findings.wrong.append(f"{device} {metric} is in the table too often: {count} times {point}")
+            findings.double += count - (point in known)
     left_out = _left_out(series, sorted(promised), found, findings)
     findings.left_out += left_out
     findings.said[via] += len(said)

@@ -125,7 +125,9 @@ def test_what_is_missing_is_found_also_among_what_may_be_left_out(journal: Path)
 
 def test_a_wrong_value_a_wrong_quality_and_a_second_copy_are_found(journal: Path) -> None:
     for wrong in (row("plain", 0, 1.5), row("scaled", 500, 5.0, BAD), row("rare", 1500, 3.0), row("plain.x", 0, 1.0)):
-        assert judge(journal, [*STORED, wrong]).wrong, wrong
+        findings = judge(journal, [*STORED, wrong])
+        assert findings.wrong, wrong
+        assert findings.double == (wrong.metric != "plain.x")
 
 
 def test_a_window_that_lacks_a_reading_or_has_one_twice_is_found(journal: Path) -> None:
