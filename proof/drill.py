@@ -4,16 +4,22 @@ The faults are in proof/faults.py; each kind comes once, in random order, then a
 stand links that can go bad, and somebody on the trunk sends batches again. Both brokers are Mosquitto where it is
 installed: it marks redeliveries, which the embedded one does not (docs/decisions/0005).
 
+Beside a fleet of many turbines run a few mixed devices (proof/mixed.py): every transport, seven formats, and every
+processing rule (proof/rules.py).
+
 Every message that a device was told is safe is compared by value with the table (proof/checker.py): the fleet
-writes a journal, and a query counts each (device, metric, time, value). A witness (proof/witness.py) hears whether
-the agent acknowledges in order. 0 only when it does, and nothing is double, and nothing is missing but what a
-corrupted spool has declared lost.
+writes a journal, and a query counts each (device, metric, time, value). What the mixed devices wrote down is
+compared by the rules (proof/mixed_checker.py): also what was left out, and what windows say. A witness
+(proof/witness.py) hears whether the agent acknowledges in order. 0 only when it does, and nothing is double, and
+nothing is missing but what a corrupted spool has declared lost.
 """
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import random
+import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,15 +29,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from proof.account import Account, Totals
-from proof.checker import Verdict, held, judge, told
-from proof.demo import close_books, fleet_command, sent
+from proof import demo, rules
+from proof.books import Books, close_books
 from proof.faults import FAULTS, faketime, faketime_environment
 from proof.link import Link
 from proof.meddler import Meddler
-from proof.ports import free_ports
+from proof.mixed_setup import Mixed
+from proof.ports import free_port, free_ports
 from proof.scene import KEEPALIVE_S, Links, Scene
 from proof.stack import Stack, mosquitto, mosquitto_broker, read_report
+from proof.supervisor import Program
 from proof.witness import Witness
 from telemetry.errors import FieldlineError
 
@@ -41,12 +48,13 @@ RECOVERED_S_MAX = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `fieldline drill --help`."""
+    """See `fieldline drill --help`. has_mixed: whether there are mixed devices, too."""
 
     seconds: float
     seed: int
     report: Path | None = None
     faults: tuple[str, ...] = tuple(FAULTS)
+    has_mixed: bool = True
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.faults if name not in FAULTS]:
@@ -93,7 +101,7 @@ class Drill:
         at_s = time.monotonic()
         self.console.print(f"{at_s - self.began_s:6.1f} s  {name:<22}", end="")
         await FAULTS[name](self.scene)
-        works = await self._works_again()
+        works = await self.works()
         took_s = time.monotonic() - at_s
         struck.times += 1
         struck.recovery_s_worst = max(struck.recovery_s_worst, took_s)
@@ -105,12 +113,12 @@ class Drill:
             for part in ("edge", "ingest"):
                 self.console.print(f"{part}:\n{self.stack.programs[part].tail(8)}")
 
-    async def _works_again(self) -> bool:
+    async def works(self) -> bool:
         """Whether the receipt moves on: something that is spooled from now on is confirmed."""
         deadline_s = time.monotonic() + RECOVERED_S_MAX
         goal: int | None = None
         while True:
-            status = await asyncio.to_thread(self.stack.spool_status)
+            status = await asyncio.to_thread(self.scene.status)
             if status is not None:
                 self.backlog = status.records
                 self.backlog_peak = max(self.backlog_peak, status.records)
@@ -129,7 +137,7 @@ async def run(options: Options) -> int:
         raise FieldlineError(f"cannot write --report {options.report}: there is no such directory")
     with tempfile.TemporaryDirectory(prefix="fieldline-drill-") as directory:
         chance = random.Random(options.seed)  # noqa: S311 - a schedule, not a secret
-        stack, clock = _stack(Path(directory), console)
+        stack, mixed, clock = _stack(Path(directory), console)
         console.print(f"Drill with seed {options.seed}: {options.seconds:.0f} s of faults, logs in {directory}/logs")
         meddler, witness = Meddler(stack.ports.trunk, chance), Witness()
         async with _links(stack, witness) as links, stack.running():
@@ -137,24 +145,24 @@ async def run(options: Options) -> int:
             meddling = asyncio.create_task(meddler.run(), name="meddler")
             try:
                 drill = Drill(Scene(stack, links, meddler, client, chance, clock), console, options.faults)
-                account, verdict = await _run(options, drill)
+                books = await _run(options, drill, mixed)
             finally:
                 meddling.cancel()
                 await asyncio.gather(meddling, return_exceptions=True)
                 await asyncio.to_thread(client.close)
     console.print(_table(drill))
     console.print(f"Batches sent again: {meddler.sent}; acknowledgements heard: {witness.acknowledged}")
-    wrong = [*drill.wrong, *witness.sentences()]
-    if verdict.double or verdict.missing.total() > account.losses:
-        wrong += verdict.sentences()
+    console.print(books.table())
+    console.print(f"Left out on purpose, in a window or by a rule: {books.thinned:,} readings")
+    wrong = [*drill.wrong, *witness.sentences(), *books.differences()]
     for line in wrong:
         console.print(line)
-    passed = account.adds_up and not wrong
-    if passed and account.losses:
-        console.print(f"The {account.losses} records that the corrupted spool lost are declared, and no others.")
+    passed = not wrong
+    if passed and books.now.losses:
+        console.print(f"The {books.now.losses} records that the corrupted spool lost are declared, and no others.")
     if options.report is not None:
-        _write(options, drill, account, wrong, passed=passed)
-    print(account.line(), flush=True)
+        _write(options, drill, books, wrong, passed=passed)
+    print(books.account.line(), flush=True)
     return 0 if passed else 1
 
 
@@ -172,8 +180,8 @@ async def _links(stack: Stack, witness: Witness) -> AsyncIterator[Links]:
         yield links
 
 
-def _stack(directory: Path, console: Console) -> tuple[Stack, Path | None]:
-    """The pipeline under test, and the file that sets its gateway's clock, if that can be done here."""
+def _stack(directory: Path, console: Console) -> tuple[Stack, Mixed, Path | None]:
+    """The pipeline under test, its mixed devices, and what sets its gateway's clock, if that can be done here."""
     ports, links, program = free_ports(), free_ports(), mosquitto()
     device_broker, trunk_broker = (
         ((), ())
@@ -182,32 +190,58 @@ def _stack(directory: Path, console: Console) -> tuple[Stack, Path | None]:
     )
     if program is None:
         console.print("Mosquitto is not installed: the embedded device broker may redeliver unmarked.")
-    stack = Stack(directory, ports, device_broker, trunk_broker, links=links, keepalive_s=KEEPALIVE_S)
+    has_dtls = importlib.util.find_spec("OpenSSL") is not None
+    if not has_dtls:
+        console.print("pyOpenSSL is not installed (pip install 'fieldline[dtls]'): nobody speaks CoAP over DTLS.")
+    psk_file = directory / "coap.psk"
+    psk_file.touch(mode=0o600)
+    psk_file.write_text(f"{rules.IDENTITY}:{secrets.token_hex(16)}\n")
+    mixed = Mixed(free_port(), psk_file, free_port() if has_dtls else None, plain_mqtt=program is None)
+    stack = Stack(
+        directory,
+        ports,
+        device_broker,
+        trunk_broker,
+        mixed.gateway_toml(),
+        links=links,
+        keepalive_s=KEEPALIVE_S,
+        topics=rules.TOPICS,
+    )
     library, clock = faketime(), directory / "clock"
     if library is None:
         console.print("libfaketime is not installed (Debian: faketime): the gateway's clock is not set.")
-        return stack, None
+        return stack, mixed, None
     stack.programs["edge"].environment = faketime_environment(library, clock)
-    return stack, clock
+    return stack, mixed, clock
 
 
-async def _run(options: Options, drill: Drill) -> tuple[Account, Verdict]:
+async def _run(options: Options, drill: Drill, mixed: Mixed) -> Books:
     stack = drill.stack
     report, journal = stack.directory / "fleet.json", stack.directory / "journal.jsonl"
-    command = [*fleet_command(stack.ports, report), "--journal", str(journal)]
+    command = [*demo.fleet_command(stack.ports, report), "--journal", str(journal)]
     command += ["--devices", "60", "--rate", "5", "--poison", "0.01", "--seed", str(options.seed)]
-    fleet = stack.add("fleet", command, restart=False)
-    fleet.start()
+    said = stack.directory / "mixed.jsonl"
+    said.touch()
+    senders = [stack.add("fleet", command, restart=False)]
+    if options.has_mixed:
+        senders.append(stack.add("mixed devices", mixed.command(stack, said, options.seed), restart=False))
+    for sender in senders:
+        sender.start()
+    if not await drill.works():  # a fault before there is anything to break would be none
+        drill.wrong.append("nothing was confirmed before the first fault")
     drill.began_s = time.monotonic()
     while time.monotonic() - drill.began_s < options.seconds and not drill.wrong:
         await asyncio.sleep(drill.scene.chance.uniform(*PAUSE_S))
         await drill.strike()
     drill.console.print("No more faults; the fleet stops, and the books are closed.")
-    if await fleet.stop(seconds_max=RECOVERED_S_MAX) != 0:
-        drill.wrong.append("the fleet was left without answers")
-        drill.console.print(f"The fleet was left without answers:\n{fleet.tail()}")
-    account = await close_books(drill.scene.client, sent(read_report(report)), Totals())
-    return account, await asyncio.to_thread(lambda: judge(told(journal), held(stack.url)))
+    await asyncio.gather(*(_stop(sender, drill) for sender in senders))
+    return await close_books(drill.scene, journal, said, read_report(report).get("poison_acked", 0))
+
+
+async def _stop(sender: Program, drill: Drill) -> None:
+    if await sender.stop(seconds_max=RECOVERED_S_MAX) != 0:
+        drill.wrong.append(f"{sender.name} was left without answers")
+        drill.console.print(f"{sender.name} was left without answers:\n{sender.tail()}")
 
 
 def _table(drill: Drill) -> Table:
@@ -222,7 +256,7 @@ def _table(drill: Drill) -> Table:
     return table
 
 
-def _write(options: Options, drill: Drill, account: Account, wrong: list[str], *, passed: bool) -> None:
+def _write(options: Options, drill: Drill, books: Books, wrong: list[str], *, passed: bool) -> None:
     faults = [
         {"fault": name, "times": struck.times, "recovery_s_worst": round(struck.recovery_s_worst, 2)}
         for name, struck in drill.struck.items()
@@ -231,7 +265,9 @@ def _write(options: Options, drill: Drill, account: Account, wrong: list[str], *
         "passed": passed,
         "seed": options.seed,
         "seconds": options.seconds,
-        "accounting": account.line(),
+        "accounting": books.account.line(),
+        "transports": books.transports(),
+        "thinned": books.thinned,
         "differences": wrong,
         "backlog_peak": drill.backlog_peak,
         "batches_sent_again": drill.scene.meddler.sent,

@@ -216,7 +216,7 @@ async def succeed_hanging_ingest(scene: Scene) -> None:
 
 def _overwrite_commits(scene: Scene) -> None:
     """Garbage on up to three of the database's pages on which a commit begins; it begins with its epoch."""
-    status = scene.stack.spool_status()
+    status = scene.status()
     assert status is not None
     file = scene.stack.directory / "spool" / "spool.db"
     begins = re.compile(re.escape(bytes.fromhex(status.epoch)))

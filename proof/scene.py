@@ -8,9 +8,10 @@ import contextlib
 import random
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.spool_file import Status
 from ingest.clickhouse.client import Client
 from proof.link import Link
 from proof.meddler import Meddler
@@ -38,6 +39,7 @@ class Scene:
 
     chance draws what is random in a fault, so that a seed gives the same faults in the same order.
     clock: the file by which libfaketime sets the agent's clock, where it is installed.
+    thinned: how many readings each spool has left out on purpose, by epoch, as it said last.
     """
 
     stack: Stack
@@ -46,6 +48,14 @@ class Scene:
     client: Client
     chance: random.Random
     clock: Path | None
+    thinned: dict[str, int] = field(default_factory=dict)
+
+    def status(self) -> Status | None:
+        """The spool's, of which the count of readings that were left out is remembered."""
+        status = self.stack.spool_status()
+        if status is not None:
+            self.thinned[status.epoch] = status.thinned
+        return status
 
     def program(self, name: str) -> Program:
         """One of the stack's."""

@@ -50,7 +50,8 @@ def mosquitto_broker(program: str, port: int, directory: Path) -> tuple[str, ...
 
 @dataclass(slots=True)
 class Stack:
-    """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config.
+    """One pipeline. The broker commands may be replaced (Mosquitto); `gateway_toml` adds to the config, `topics` are
+    what the agent subscribes to.
 
     links: where the agent finds the brokers, and ingest finds ClickHouse, if not at `ports`.
     """
@@ -60,6 +61,7 @@ class Stack:
     device_broker: Sequence[str] = ()
     trunk_broker: Sequence[str] = ()
     gateway_toml: str = ""
+    topics: Sequence[str] = ()
     ingest_toml: str = ""
     links: Ports | None = None
     keepalive_s: int = 30
@@ -76,9 +78,10 @@ class Stack:
         for folder in ("logs", "clickhouse"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         links = self.links or self.ports
+        topics = f"topics = {json.dumps(self.topics)}\n" if self.topics else ""
         self.gateway_config.write_text(
             f'gateway = "{GATEWAY}"\n{self.gateway_toml}\n'
-            f"[mqtt]\nport = {links.mqtt}\nkeepalive_s = {self.keepalive_s}\n\n"
+            f"[mqtt]\n{topics}port = {links.mqtt}\nkeepalive_s = {self.keepalive_s}\n\n"
             f'[coap]\nbind = "127.0.0.1"\nport = {self.ports.coap}\n\n'
             f"[uplink]\nport = {links.trunk}\nreconnect_s_max = 2.0\n"
             f"keepalive_s = {self.keepalive_s}\n"

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 from aiocoap import POST, Message
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from edge_agent.collect.coap_dtls import CIPHERS, DTLS1_2_VERSION, Session, Sessions
+from edge_agent.collect.coap_dtls import Session, Sessions
 from edge_agent.collect.coap_keys import keys
 from edge_agent.collect.coap_secure import Peer, Secure
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import Coap, Dtls, GatewayConfig
 from edge_agent.run import make_collectors
+from proof.mixed_dtls import DtlsClient
 from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
@@ -63,51 +63,17 @@ def test_libcoap_posts_over_dtls(client: str, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-class Client:
-    """A device's end of DTLS, without a socket."""
-
-    def __init__(self, identity: bytes, key: bytes) -> None:
-        context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
-        context.set_max_proto_version(DTLS1_2_VERSION)
-        context.set_cipher_list(CIPHERS)
-        context.set_options(SSL.OP_NO_QUERY_MTU)
-        binding = Binding()
-
-        @binding.ffi.callback("unsigned int(SSL *, const char *, char *, unsigned int, unsigned char *, unsigned int)")
-        def tell(_ssl: object, _hint: object, name: object, name_max: int, psk: object, psk_max: int) -> int:
-            binding.ffi.buffer(name, name_max)[: len(identity) + 1] = identity + b"\0"
-            binding.ffi.buffer(psk, psk_max)[: len(key)] = key
-            return len(key)
-
-        binding.lib.SSL_CTX_set_psk_client_callback(context._context, tell)
-        self.tell = tell
-        self.connection = SSL.Connection(context, None)
-        self.connection.set_connect_state()
-        self.connection.set_ciphertext_mtu(1200)
-
-    def sends(self) -> list[bytes]:
-        try:
-            return [self.connection.bio_read(65_536)]
-        except SSL.WantReadError:
-            return []
+class Client(DtlsClient):
+    """A device's end of DTLS, face to face with a server's."""
 
     def shake(self, sessions: Sessions, address: tuple[object, ...]) -> None:
         """The whole handshake."""
         for _ in range(10):
-            try:
-                self.connection.do_handshake()
-            except SSL.WantReadError:
-                pass
-            else:
+            if self.shakes():
                 return
             for datagram in self.sends():
                 sessions.receive(datagram, address, lambda data, _address: self.connection.bio_write(data))
         raise AssertionError("no handshake")
-
-    def says(self, data: bytes) -> bytes:
-        self.connection.send(data)
-        (datagram,) = self.sends()
-        return datagram
 
 
 def address(port: int) -> tuple[object, ...]:

@@ -28,6 +28,12 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
     assert said["accounting"] == lines[-1]
     assert {entry["fault"] for entry in said["faults"]} <= set(FAULTS)
     assert said["faults"]
+    assert said["thinned"] > 0
+    transports = said["transports"]
+    assert len(transports) == 10
+    for via, counts in transports.items():
+        assert counts["said"] >= counts["found"] >= counts["promised"], via
+        assert counts["found"] > 0, via
 
 
 def test_drills_of_broken_code_fail_and_say_where() -> None:

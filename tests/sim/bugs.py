@@ -1,7 +1,7 @@
 """Bugs to plant: each breaks an invariant, and the simulation must find it. `with bugs.PLANTED[name](): run(seed)`.
 
 The drill must find them, too, in real processes (tests/broken.py), and those that the simulation cannot have:
-its disk loses what was not synced, and damages nothing.
+its disk loses what was not synced, and damages nothing, and its gateways have no rules.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
 from edge_agent.commit import Group, GroupCommit
 from edge_agent.journal import Journal
+from edge_agent.processing import Processing
 from edge_agent.spool import Spool
 from ingest.admit import Admission, Slice
 from ingest.blocks import Block
@@ -87,6 +88,26 @@ def seqs_with_holes() -> Iterator[None]:
 def silent_losses() -> Iterator[None]:
     """Close the books over what was lost: its seqs are stated as committed, and no loss is declared."""
     with mock.patch.object(Writer, "_insert", _without_losses(Writer._insert)):
+        yield
+
+
+@contextmanager
+def windows_in_memory() -> Iterator[None]:
+    """Commit readings that are in a window without it."""
+    with mock.patch.object(Processing, "take_windows", return_value={}):
+        yield
+
+
+@contextmanager
+def thinned_uncounted() -> Iterator[None]:
+    """Commit messages without the number of their readings that were left out."""
+    commit = GroupCommit._commit
+
+    async def uncounted(self: GroupCommit, group: Group) -> None:
+        group.thinned = 0
+        await commit(self, group)
+
+    with mock.patch.object(GroupCommit, "_commit", uncounted):
         yield
 
 
@@ -288,4 +309,6 @@ PLANTED: dict[str, Plant] = {
         guessed_names,
     )
 }
-ONLY_REAL: dict[str, Plant] = {damage_is_fatal.__name__: damage_is_fatal}
+ONLY_REAL: dict[str, Plant] = {
+    plant.__name__: plant for plant in (damage_is_fatal, windows_in_memory, thinned_uncounted)
+}
