@@ -8,7 +8,8 @@ A file `NAME.sql` begins with comment lines, then has one SELECT with query para
     SELECT ...
 
 The first line is the title, the following ones say what the columns are and their units. A `parameter` line gives a
-parameter's default and meaning; one without a line has no default. Values travel beside the text, never inside it.
+parameter's default and meaning; without ` = DEFAULT`, or without the line, there is no default. Values travel beside
+the text, never inside it.
 
 A moment (DateTime64) may be given as a datetime (without a zone: UTC), as ISO 8601 text, or as `now`, `-90s`, `-15m`,
 `-24h`, `-7d`: so long ago. docs/queries.md lists the queries; views.py makes views of them, for SQL.
@@ -26,7 +27,7 @@ from ingest.clickhouse.client import Client
 from telemetry.errors import FieldlineError
 
 _USE = re.compile(r"\{(\w+)\s*:\s*([^{}]+?)\s*\}")
-_PARAMETER = re.compile(r"parameter (\w+) = (.*?): (.*)")
+_PARAMETER = re.compile(r"parameter (\w+)(?: = (.*?))?: (.*)")
 _AGO = re.compile(r"-(\d{1,7})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -80,7 +81,7 @@ def moment(value: datetime | str, now: datetime) -> str:
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise FieldlineError(
-            f"{value!r} is not a moment: give ISO 8601, e.g. 2026-01-31T12:00:00Z, or now, or how long ago, e.g. -15m or -7d"
+            f"{value!r} is not a moment. Give it as 2026-01-31T12:00:00Z, as now, or as how long ago, e.g. -15m or -7d."
         ) from error
     return f"{at:%Y-%m-%d %H:%M:%S.%f}"
 

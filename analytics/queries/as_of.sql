@@ -1,6 +1,9 @@
 -- Two metrics of a device side by side, though they are measured at different moments (as-of join)
 -- One row per reading of `metric`: `at` (UTC), `value`, `other_value` (the reading of `other` at that moment or the last before it;
 -- NULL if there is none that is young enough), `other_age_s` (its age at that moment, in seconds).
+-- parameter device: the device
+-- parameter metric: the metric
+-- parameter other: the metric beside it
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter age_s_max = 3600: how old the other reading may be, in seconds

@@ -19,5 +19,5 @@ SELECT
 FROM fieldline.dead_letters AS d
 WHERE d.ingested_at >= {begin:DateTime64(6, 'UTC')} AND d.ingested_at < {end:DateTime64(6, 'UTC')}
     AND (empty({gateway:String}) OR d.gateway = {gateway:String})
-GROUP BY replaceRegexpAll(d.reason, '\'[^\']*\'|"[^"]*"|[0-9]+', '…')
+GROUP BY replaceRegexpAll(d.reason, '\'[^\']*\'|\"[^\"]*\"|[0-9]+', '…')
 ORDER BY letters DESC, reason

@@ -1,6 +1,7 @@
 -- The newest reading of each metric of a device
 -- One row per metric: `metric`, `value` (in `unit`; NaN for a text), `unit`, `text`, `at` (UTC, when it was measured), `seconds_ago`,
 -- `quality` (a sum, see the table readings).
+-- parameter device: the device
 SELECT
     metric,
     value,

@@ -1,6 +1,8 @@
 -- Histogram of one series
 -- One row per bin, from the smallest value to the largest, also the empty ones: `low`, `high` (in the metric's unit; the last
 -- bin includes its `high`), `count` (readings).
+-- parameter device: the device
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter bins = 20: how many bins, at most 10,000

@@ -1,6 +1,8 @@
 -- One series thinned for a plot: the readings that keep the line's shape (LTTB)
 -- At most `points` rows, all of them readings: `at` (UTC), `value`. The first and the last reading are always there, peaks
 -- stay (largest triangle three buckets). Reads every reading in the range: for months and years the query series is faster.
+-- parameter device: the device
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter points = 500: how many rows at most

@@ -1,6 +1,8 @@
 -- Percentiles of one series over time
 -- One row per step that has readings: `at` (UTC, the step's start), `count`, `p05`, `p25`, `p50`, `p75`, `p95`, `p99` (in the metric's
 -- unit; exact, interpolated between neighbours).
+-- parameter device: the device
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter step_s = 3600: the length of a step in seconds

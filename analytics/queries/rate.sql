@@ -2,6 +2,8 @@
 -- One row per step that has readings: `at` (UTC, the step's start), `increase` (in the counter's unit), `per_second`,
 -- `resets`. An increase is the sum of the differences from reading to reading, the last one before `begin` included; where
 -- the counter is lower than before it began again at 0. A difference belongs to the step of its later reading.
+-- parameter device: the device
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter step_s = 300: the length of a step in seconds

@@ -1,6 +1,7 @@
 -- The raw readings of one device
 -- One row per reading, the latest first: `at` (UTC, when it was measured), `metric`, `value` (in `unit`; NaN for a text), `text`,
 -- `unit`, `quality` (a sum, see the table readings), `received_at` (at the gateway), `ingested_at` (in the cloud), `gateway`.
+-- parameter device: the device
 -- parameter metrics = []: only these; none: all
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more

@@ -1,9 +1,11 @@
 -- One series resampled to a fixed step, its gaps filled
 -- One row per step from `begin` to before `end`, all of them: `at` (UTC, the step's start, a whole multiple of the step since
 -- 1970), `value` (the mean of the step's readings; in a gap as `fill` says, NULL where that gives nothing), `count` (of readings; 0 in a gap).
+-- parameter device: the device
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
--- parameter step_s = 300: the length of a step in seconds; whole hours and minutes are read from the rollups
+-- parameter step_s = 300: the length of a step in seconds; whole hours and minutes are read from the rollups; at most 100,000 steps
 -- parameter fill = null: null leaves gaps; previous repeats the last value; linear draws a line from the last to the next
 WITH
     greatest({step_s:UInt32}, 1) * 1000 AS step_ms,
@@ -56,6 +58,7 @@ FROM
             WHERE unit_ms = 3600000 AND device = {device:String} AND metric = {metric:String}
                 AND bucket >= from_at AND bucket < until_at
         ) AS p
+        WHERE NOT throwIf(intDiv(until_ms - from_ms, step_ms) > 100000, 'more than 100,000 steps: make step_s longer or the range shorter')
         GROUP BY at_ms
         ORDER BY at_ms WITH FILL FROM from_ms TO until_ms STEP step_ms
     )

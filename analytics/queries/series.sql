@@ -4,6 +4,8 @@
 -- Buckets begin at whole multiples of `step_s` since 1970 and are whole: the first and last may reach beyond the range.
 -- Below a minute they are made from raw readings, below an hour from rollup_1m, else from rollup_1h; where
 -- the finer table does not reach back as far as the coarser one any more (retention), from the coarser one. Texts are left out.
+-- parameter devices: the devices, by name
+-- parameter metrics: the metrics, by name
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter points = 500: at most so many buckets per series, but for one or two at the edges

@@ -1,6 +1,7 @@
 -- Devices that stand out in one metric
 -- One row per device, the highest first: `device`, `mean`, `min`, `max`, `last` (in the metric's unit), `count` (readings). From
 -- rollup_1m up to six hours, else from rollup_1h: buckets that overlap the range count as a whole.
+-- parameter metric: the metric
 -- parameter begin = -24h: the first moment
 -- parameter end = now: the first moment that is not in it any more
 -- parameter by = max: what to sort by: mean, min, max, last or count
