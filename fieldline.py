@@ -380,6 +380,25 @@ def sql(
     _exit(run(url, query, fmt))
 
 
+@app.command("query", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def query(
+    name: Annotated[str, typer.Argument(metavar="[NAME]")] = "",
+    values: Annotated[
+        Optional[list[str]],  # noqa: UP045 - as typer's documentation has it
+        typer.Argument(metavar="[--PARAMETER VALUE]...", help="A list's parameter may be repeated."),
+    ] = None,
+    url: Url = None,
+    fmt: Annotated[
+        Optional[str],  # noqa: UP045 - as typer's documentation has it
+        typer.Option("--format", "-f", help="Any ClickHouse format, e.g. JSONEachRow, CSVWithNames, Parquet."),
+    ] = None,
+) -> None:
+    """Run a named query; without a name, list them; NAME --help says what it gives and takes."""
+    from analytics.queries.command import run
+
+    _exit(run(url, name, values or [], fmt))
+
+
 @app.command("account")
 def account(
     url: Url = None,

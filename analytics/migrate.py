@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TextIO
 
+from analytics.queries import views
 from ingest.clickhouse.client import DATABASE, ClickHouseError, Client, connect, server_text
 from telemetry.errors import FieldlineError
 
@@ -82,10 +83,14 @@ def migrate(client: Client, migrations: Sequence[Migration] | None = None) -> li
 
 
 def run(url: str | None = None, *, out: TextIO | None = None) -> int:
-    """`fieldline analytics migrate`: migrate, and say what was done. Raises FieldlineError."""
+    """`fieldline analytics migrate`: migrate, make the views of the named queries, and say what was done.
+
+    Raises FieldlineError.
+    """
     client = connect(url, database="default")
     try:
         names = migrate(client)
+        _refresh_views(client)
     finally:
         client.close()
     lines = [f"applied {name}" for name in names] or [f"The database {DATABASE} is up to date."]
@@ -154,6 +159,15 @@ def _record(client: Client, migration: Migration) -> None:
         f" SELECT '{migration.name}', '{migration.checksum}', now64(3, 'UTC')",
         f"the record of migration {migration.name}",
     )
+
+
+def _refresh_views(client: Client) -> None:
+    try:
+        views.refresh(client)
+    except ClickHouseError as error:
+        raise FieldlineError(
+            f"ClickHouse {client.server_version} refused a view of a named query: {server_text(error)}"
+        ) from error
 
 
 def _execute(client: Client, statement: str, what: str) -> None:

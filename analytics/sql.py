@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any, BinaryIO, TextIO
 
@@ -39,20 +39,22 @@ def run(
     query: str,
     fmt: str | None = None,
     *,
+    parameters: Mapping[str, Any] | None = None,
     out: TextIO | None = None,
     err: TextIO | None = None,
     rows_max: int = ROWS_MAX,
 ) -> int:
     """Run one statement (`-`: read it from stdin) and return the exit status.
 
-    fmt: a ClickHouse format. out, err: stdout and stderr if not given. rows_max: rows in a terminal's table.
+    fmt: a ClickHouse format. parameters: values of the statement's query parameters. out, err: stdout and stderr if
+    not given. rows_max: rows in a terminal's table.
     """
     out, err = out or sys.stdout, err or sys.stderr
     try:
         where = address(url)
         text = _statement(query)
         with closing(connect(url)) as client:
-            _run(client, where, text, fmt, out, rows_max)
+            _run(client, where, text, parameters, fmt, out, rows_max)
             out.flush()
     except BrokenPipeError:
         _forget(out)
@@ -70,13 +72,22 @@ def _statement(query: str) -> str:
     return text
 
 
-def _run(client: Any, where: Address, text: str, fmt: str | None, out: TextIO, rows_max: int) -> None:
+def _run(
+    client: Any,
+    where: Address,
+    text: str,
+    parameters: Mapping[str, Any] | None,
+    fmt: str | None,
+    out: TextIO,
+    rows_max: int,
+) -> None:
     as_table = fmt is None and out.isatty()
     wanted = fmt or (_FOR_TABLES if as_table else _FOR_PIPES)
     began = time.monotonic()
     try:
         response = client.raw_stream(
             text,
+            parameters=parameters,
             settings=_enough_rows(client, text, rows_max) if as_table else {},
             transport_settings={"X-ClickHouse-Format": wanted},
         )

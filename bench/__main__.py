@@ -22,6 +22,7 @@ from rich.table import Table as Shown
 from bench import (
     agent,
     collect,
+    dashboard,
     embedded,
     footprint,
     formats,
@@ -59,6 +60,8 @@ GROWTH = {
     "growth-series": series.run,
     "growth-backlog": backlog.run,
 }
+ALONE = {"dashboard": dashboard.run}
+"""By name only: it takes minutes and some gigabytes of disk."""
 
 
 def main() -> None:
@@ -66,13 +69,14 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        help=f"which benches: {', '.join(BENCHES)}; growth, which is {', '.join(GROWTH)}; default: all but growth",
+        help=f"which benches: {', '.join(BENCHES)}; growth, which is {', '.join(GROWTH)}; {', '.join(ALONE)}; "
+        "default: all of the first",
     )
     parser.add_argument("--out", type=Path, default=Path("var/bench.json"))
     parser.add_argument("--pictures", type=Path, default=Path("var"), help="where the pictures go")
     given = parser.parse_args()
     names = [one for name in given.names or BENCHES for one in (GROWTH if name == "growth" else [name])]
-    unknown = sorted(set(names) - set(BENCHES | GROWTH))
+    unknown = sorted(set(names) - set(BENCHES | GROWTH | ALONE))
     if unknown:
         parser.error(f"there is no bench {', '.join(unknown)}")
     console = Console(width=None if os.isatty(1) else 130)
@@ -83,7 +87,7 @@ def main() -> None:
     for name in names:
         print(f"{name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="fieldline-bench-") as directory:
-            for made in (BENCHES | GROWTH)[name](Path(directory)):
+            for made in (BENCHES | GROWTH | ALONE)[name](Path(directory)):
                 if isinstance(made, Figure):
                     figures.append(made)
                 else:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analytics.migrate import migrate
+from analytics.queries import views
 from edge_agent.health import read_report as read_agent
 from edge_agent.spool_file import Status, read_status
 from ingest.clickhouse.client import Client, connect
@@ -158,6 +159,7 @@ class Stack:
         client = connect(self.url, database="default")
         try:
             migrate(client)
+            views.refresh(client)
         finally:
             client.close()
 

@@ -8,12 +8,17 @@ A file `NAME.sql` begins with comment lines, then has one SELECT with query para
     SELECT ...
 
 The first line is the title, the following ones say what the columns are and their units. A `parameter` line gives a
-parameter's default and meaning; one without a line has no default. Values travel beside the text, never inside it.
+parameter's default and meaning; without ` = DEFAULT`, or without the line, there is no default. Values travel beside
+the text, never inside it.
+
+A moment (DateTime64) may be given as a datetime (without a zone: UTC), as ISO 8601 text, or as `now`, `-90s`, `-15m`,
+`-24h`, `-7d`: so long ago. docs/queries.md lists the queries; views.py makes views of them, for SQL.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,7 +27,9 @@ from ingest.clickhouse.client import Client
 from telemetry.errors import FieldlineError
 
 _USE = re.compile(r"\{(\w+)\s*:\s*([^{}]+?)\s*\}")
-_PARAMETER = re.compile(r"parameter (\w+) = (.*?): (.*)")
+_PARAMETER = re.compile(r"parameter (\w+)(?: = (.*?))?: (.*)")
+_AGO = re.compile(r"-(\d{1,7})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,28 @@ class Query:
         values = known | dict(given)
         if missing := [name for name, value in values.items() if value is None]:
             raise FieldlineError(f"The query {self.name} needs the parameter {missing[0]}.")
-        return values
+        now = datetime.now(UTC)
+        moments = {parameter.name for parameter in self.parameters if parameter.type.startswith("DateTime")}
+        return {name: moment(value, now) if name in moments else value for name, value in values.items()}
+
+
+def moment(value: datetime | str, now: datetime) -> str:
+    """A moment as ClickHouse reads it, in UTC to the microsecond. Raises FieldlineError."""
+    try:
+        if not isinstance(value, str):
+            at = value
+        elif value == "now":
+            at = now
+        elif ago := _AGO.fullmatch(value):
+            at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        else:
+            at = datetime.fromisoformat(value)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise FieldlineError(
+            f"{value!r} is not a moment. Give it as 2026-01-31T12:00:00Z, as now, or as how long ago, e.g. -15m or -7d."
+        ) from error
+    return f"{at:%Y-%m-%d %H:%M:%S.%f}"
 
 
 def names() -> list[str]:
