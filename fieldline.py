@@ -21,7 +21,7 @@ edge_app = typer.Typer(no_args_is_help=True, help="The edge agent, which runs on
 ingest_app = typer.Typer(no_args_is_help=True, help="The ingest tier, which runs in the cloud.")
 clickhouse_app = typer.Typer(no_args_is_help=True, help="The embedded ClickHouse.")
 broker_app = typer.Typer(no_args_is_help=True, help="The embedded MQTT broker.")
-analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables.")
+analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables, and the dashboard.")
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that could not become readings.")
 app.add_typer(edge_app, name="edge")
 app.add_typer(ingest_app, name="ingest")
@@ -221,6 +221,27 @@ def analytics_migrate(url: Url = None) -> None:
     from analytics.migrate import run
 
     _exit(run(url))
+
+
+@analytics_app.command("serve")
+def analytics_serve(
+    url: Url = None,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="The port of the dashboard; 0: a free one.")] = 8080,
+    password_file: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Ask for the password in this file; needed unless --host is this machine alone."),
+    ] = None,
+) -> None:
+    """Show the fleet, its readings and the books in a web browser, until stopped.
+
+    Needs the extra `web` (pip install 'fieldline[cloud,web]'). Behind a proxy that ends TLS, keep the Host header.
+    """
+    try:
+        from analytics.web.serve import run
+    except ModuleNotFoundError as error:
+        raise FieldlineError(f"{error.name} is not installed. Run: pip install 'fieldline[cloud,web]'") from error
+    run(url, host, port, password_file)
 
 
 @app.command("demo")
