@@ -232,6 +232,9 @@ def analytics_serve(
         Optional[Path],  # noqa: UP045 - as typer's documentation has it
         typer.Option(help="Ask for the password in this file; needed unless --host is this machine alone."),
     ] = None,
+    saved: Annotated[Path, typer.Option(help="Where saved queries and the last ones are kept.")] = Path(
+        "var/statements.json"
+    ),
 ) -> None:
     """Show the fleet, its readings and the books in a web browser, until stopped.
 
@@ -241,7 +244,7 @@ def analytics_serve(
         from analytics.web.serve import run
     except ModuleNotFoundError as error:
         raise FieldlineError(f"{error.name} is not installed. Run: pip install 'fieldline[cloud,web]'") from error
-    run(url, host, port, password_file)
+    run(url, host, port, password_file, saved)
 
 
 @app.command("demo")
@@ -261,6 +264,7 @@ def demo(
     coap_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="UDP port of the agent's CoAP server.")] = 5683,
     trunk_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the trunk's broker.")] = 1884,
     clickhouse_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of ClickHouse.")] = 8123,
+    web_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the dashboard.")] = 8080,
 ) -> None:
     """Four wind turbines, end to end, on this machine; ends with the books, exit status 0 if they are right."""
     import asyncio
@@ -276,7 +280,7 @@ def demo(
         raise FieldlineError(f"cannot replay {csv}: {error.strerror}") from error
     except ValueError as error:
         raise FieldlineError(f"cannot replay: {error}") from error
-    ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
+    ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port, web_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
     try:
         status = asyncio.run(run(Options(directory, ports, fleet, names, seconds)))

@@ -46,6 +46,7 @@ async def run(options: Options) -> int:
     """Run the demo; 0 only when the books are right."""
     options.ports.check_free()
     stack = Stack(options.directory, options.ports)
+    stack.add_dashboard()
     stopping = asyncio.Event()
     main = asyncio.current_task()
     assert main is not None

@@ -1,4 +1,4 @@
-"""Who may come in: a sign-in by password, and checks that a request is from a page of ours. ASGI, before everything else.
+"""Who may come in: a sign-in by password, and checks that a request is from a page of ours. ASGI, before all else.
 
 Without a password the dashboard listens on loopback only, and answers only to names of loopback: a page of another
 site whose name was pointed here (DNS rebinding) is refused. With one, every request needs a session: a cookie, HttpOnly
@@ -116,7 +116,9 @@ class Guard:
             refusal.headers.update(_HEADERS)
             await refusal(scope, receive, send)
 
-    async def _refusal(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Response | None:
+    async def _refusal(  # noqa: PLR0911 - a check each
+        self, scope: Scope, headers: dict[str, str], receive: Receive
+    ) -> Response | None:
         host = headers.get("host", "")
         if self._password is None and not is_loopback(_host_name(host)):
             return PlainTextResponse("Without a password the dashboard answers on localhost only.", 403)

@@ -1,7 +1,8 @@
 """How pages ask ClickHouse: in threads, with limits, cancellable; what goes wrong is a sentence.
 
-A client of clickhouse_connect belongs to one thread, so each of the `THREADS` threads keeps its own, made anew after a
-failure. An `Asker` belongs to one open page: it knows the ids of its running queries, and kills them when the page goes.
+A client of clickhouse_connect belongs to one thread, so each of the `THREADS` threads keeps its own, made anew
+after a failure. An `Asker` belongs to one open page: it knows the ids of its running queries, and kills
+them when the page goes.
 """
 
 import asyncio
@@ -102,7 +103,7 @@ class Source:
             raise FieldlineError(f"{DOWNLOADS_MAX} downloads are running already. Try again when one has ended.")
         try:
             with closing(connect(self._url, answer_timeout_s=DOWNLOAD_S_MAX)) as client:
-                settings = known(client, READ_ONLY | {"max_execution_time": DOWNLOAD_S_MAX})
+                settings = known(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
                 transport = {"X-ClickHouse-Format": fmt}
                 try:
                     answer = client.raw_stream(sql, dict(values), settings, transport_settings=transport)
@@ -142,7 +143,7 @@ class Asker:
         id_ = f"web-{secrets.token_hex(8)}"
         self._running.add(id_)
         try:
-            return await self.source.read(sql, values, READ_ONLY | settings, id_)
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_)
         except asyncio.CancelledError:
             self.source.kill([id_])
             raise

@@ -76,17 +76,17 @@ def local_ms(at_ms: int, zone: ZoneInfo) -> int:
 
 def height_px(series: Sequence[Series]) -> int:
     """Of the whole plot: a grid for each unit."""
-    return max(len({one.unit for one in series}), 1) * GRID_PX + 90
+    return max(len({_scale(one) for one in series}), 1) * GRID_PX + 48
 
 
 def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], view: tuple[int, int]) -> dict[str, Any]:
     """Lines over time, a grid for each unit. extent: the axis; view: the part of it that is in sight."""
-    units = list(dict.fromkeys(one.unit for one in series)) or [""]
+    units = list(dict.fromkeys(map(_scale, series))) or [""]
     low, high = (local_ms(at, zone) for at in extent)
     shown: list[dict[str, Any]] = []
     for at, one in enumerate(series):
         colour = PALETTE[at % len(PALETTE)]
-        shown += _line(one, zone, colour, units.index(one.unit), band=len(series) <= BANDS_MAX)
+        shown += _line(one, zone, colour, units.index(_scale(one)), band=len(series) <= BANDS_MAX)
     return {
         "animation": False,
         "useUTC": True,
@@ -116,7 +116,7 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
                 "gridIndex": at,
                 "min": low,
                 "max": high,
-                "axisLine": {"lineStyle": {"color": GREY}},
+                "axisLine": {"onZero": False, "lineStyle": {"color": GREY}},
                 "axisLabel": {"color": GREY, "hideOverlap": True},
             }
             for at in range(len(units))
@@ -126,8 +126,8 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
                 "type": "value",
                 "gridIndex": at,
                 "scale": True,
-                "name": unit or "no unit",
-                "nameTextStyle": {"color": GREY, "align": "left", "padding": [0, 0, 0, -40]},
+                "name": unit,
+                "nameTextStyle": {"color": GREY, "align": "left", "padding": [0, 0, 0, -52]},
                 "axisLabel": {"color": GREY},
                 "splitLine": {"lineStyle": {"color": "rgba(128,136,148,.22)"}},
             }
@@ -146,6 +146,11 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
         ],
         "series": shown,
     }
+
+
+def _scale(one: Series) -> str:
+    """What shares a y axis: a unit; without one, a metric."""
+    return one.unit or one.metric
 
 
 def _name(one: Series) -> str:

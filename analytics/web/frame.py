@@ -1,6 +1,6 @@
 """What all pages have in common: heading, navigation, dark or light, and how a page says what is wrong.
 
-A page is a module in `pages/` with `build(asker, request)`, and a line in `PAGES`.
+A page is a module in `pages/` with `build(asker, request)`, and a line in `serve.pages`.
 """
 
 import html
@@ -44,7 +44,7 @@ def add(source: Source, pages: Sequence[Page], *, signed_in: bool) -> None:
             client.on_delete(asker.cancel)
             ui.add_head_html(head)
             _heading(page, pages, request, signed_in=signed_in)
-            with ui.element("main").props("id=main tabindex=-1"):
+            with ui.element("div").classes("page").props("id=main tabindex=-1"):
                 ui.html(f"<h1>{page.name}</h1>", sanitize=False)
                 await page.build(asker, request)
 
@@ -66,7 +66,9 @@ def _heading(page: Page, pages: Sequence[Page], request: Request, *, signed_in: 
             '<a class="skip" href="#main">Skip to content</a><a class="name" href="/">Fieldline</a>', sanitize=False
         )
         ui.element("span").classes("space")
-        ui.html(f'<nav aria-label="Pages" style="display:flex">{links}</nav>', sanitize=False).style("flex:1")
+        ui.html(f'<nav aria-label="Pages" style="display:flex">{links}</nav>', sanitize=False).classes("nav").style(
+            "flex:1"
+        )
         button = ui.element("button").classes("plain small").props('type=button aria-label="Dark or light"')
         with button:
             label = ui.label(theme.capitalize())
@@ -90,21 +92,24 @@ class Trouble:
     def __init__(self) -> None:
         self._box = ui.label().classes("trouble wrap").props("role=alert")
         self._box.visible = False
+        self._said: dict[str, str] = {}
 
     @asynccontextmanager
-    async def told(self) -> AsyncIterator[None]:
-        """What is raised inside is shown, until a block ends well."""
+    async def told(self, about: str = "") -> AsyncIterator[None]:
+        """What is raised inside is shown, until a block about the same ends well."""
         try:
             yield
         except FieldlineError as error:
-            self.say(str(error))
+            self.say(str(error), about)
         else:
-            self._box.visible = False
+            self.say("", about)
 
-    def say(self, text: str) -> None:
-        """Show it."""
-        self._box.text = text
-        self._box.visible = True
+    def say(self, text: str, about: str = "") -> None:
+        """Show it; an empty text ends what was said about this."""
+        self._said[about] = text
+        shown = dict.fromkeys(said for said in self._said.values() if said)
+        self._box.text = " ".join(shown)
+        self._box.visible = bool(shown)
 
 
 async def live(refresh: Callable[[], Awaitable[None]], trouble: Trouble, every_s: float = REFRESH_S) -> None:
@@ -117,7 +122,7 @@ async def live(refresh: Callable[[], Awaitable[None]], trouble: Trouble, every_s
             return
         busy = True
         try:
-            async with trouble.told():
+            async with trouble.told(refresh.__name__):
                 await refresh()
         finally:
             busy = False
@@ -136,6 +141,20 @@ def button(text: str, act: Callable[[], Any], *, strong: bool = False) -> ui.ele
     with made:
         ui.label(text)
     made.on("click", act)
+    return made
+
+
+def chart(box: ui.element, options: dict[str, Any], name: str, height_px: int) -> ui.echart | None:
+    """Draw in the box. The chart, if it was made now: with its first drawing, for its library is large."""
+    made = None
+    if not box.default_slot.children:
+        with box:
+            made = ui.echart({"series": []}).style("width:100%").props(f'role=img aria-label="{name}"')
+    [drawn] = box.default_slot.children
+    assert isinstance(drawn, ui.echart)
+    drawn.style(f"height:{height_px}px")
+    drawn.options.clear()
+    drawn.options.update(options)
     return made
 
 

@@ -15,26 +15,33 @@ from nicegui import ui
 from analytics.web.access import Guard, is_loopback
 from analytics.web.asking import Source
 from analytics.web.frame import Page, add
-from analytics.web.pages import explorer, fleet
+from analytics.web.pages import custody, explorer, fleet
+from analytics.web.pages.sql import Sql
+from analytics.web.statements import Statements
 from telemetry.errors import FieldlineError
 
 GRACE_S = 3
 PASSWORD_CHARACTERS_MIN = 8
 
-PAGES = (
-    Page("/", "Fleet", fleet.build),
-    Page("/explorer", "Explorer", explorer.build),
-)
+
+def pages(saved: Path) -> tuple[Page, ...]:
+    """The navigation. A new page is a module in `pages/` and a line here."""
+    return (
+        Page("/", "Fleet", fleet.build),
+        Page("/explorer", "Explorer", explorer.build),
+        Page("/sql", "SQL", Sql(Statements(saved)).build),
+        Page("/custody", "Custody", custody.build),
+    )
 
 
-def run(url: str | None, host: str, port: int, password_file: Path | None) -> None:
+def run(url: str | None, host: str, port: int, password_file: Path | None, saved: Path) -> None:
     """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
     password = _password(host, password_file)
     source = Source(url)
     listener = _bind(host, port)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     explorer.add_download(app, source)
-    add(source, PAGES, signed_in=password is not None)
+    add(source, pages(saved), signed_in=password is not None)
     ui.run_with(
         app, title="Fieldline", favicon=_FAVICON, tailwind=False, show_welcome_message=False, reconnect_timeout=10
     )
@@ -119,6 +126,6 @@ def _bind(host: str, port: int) -> socket.socket:
 
 _FAVICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
-    "%3Crect width='16' height='16' rx='4' fill='%230b63ce'/%3E%3Cpath d='M3 10l3-4 3 3 4-5' fill='none' stroke='white' "
-    "stroke-width='1.8'/%3E%3C/svg%3E"
+    "%3Crect width='16' height='16' rx='4' fill='%230b63ce'/%3E%3Cpath d='M3 10l3-4 3 3 4-5' fill='none' "
+    "stroke='white' stroke-width='1.8'/%3E%3C/svg%3E"
 )

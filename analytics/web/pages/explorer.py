@@ -1,15 +1,16 @@
 """Explorer: series of chosen devices and metrics over time, live or anywhere in the past.
 
-In sight is a span [begin, end). Three times as much is asked for, so that a wheel or a finger can zoom out and pan; then
-the new span is asked for. A span has at most `POINTS` buckets per series, whatever its length (queries/web_series.sql
-chooses the table), and there are at most `SERIES_MAX` series. While it follows, the end is the newest reading.
-The address bar has the whole view: it can be kept, or sent to somebody.
+In sight is a span [begin, end). Three times as much is asked for, so that a wheel or a finger can zoom out and pan;
+then the new span is asked for. A span has at most `POINTS` buckets per series, whatever its length
+(queries/web_series.sql chooses the table), and there are at most `SERIES_MAX` series. While it
+follows, the end is the newest reading. The address bar has the whole view: it can be kept, or sent to somebody.
 """
 
 import asyncio
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo, available_timezones
@@ -38,6 +39,16 @@ SPANS = {
 }
 SPAN_MS_MIN, SPAN_MS_MAX = 1000, 50 * 366 * 86_400_000
 FORMATS = {"csv": ("CSVWithNames", "text/csv"), "parquet": ("Parquet", "application/vnd.apache.parquet")}
+
+
+_CHOOSE = (
+    '<p class="empty">Choose at least one device and one metric above. '
+    'The name of a device on the page <a href="/">Fleet</a> leads here, too.</p>'
+)
+_NOTHING = (
+    '<p class="empty">These devices have no readings of these metrics. '
+    "Choose others; the lists above have those that there are.</p>"
+)
 
 
 class View:
@@ -88,6 +99,11 @@ def _integer(text: str | None, default: int) -> int:
 async def build(asker: Asker, request: Request) -> None:
     """Fill the page; the query string restores a view."""
     view = View(request.query_params)
+
+    async def looked(seconds: int) -> None:
+        view.span_ms = seconds * 1000
+        await show()
+
     trouble = frame.Trouble()
     with ui.element("section").classes("card"):
         with ui.element("div").classes("bar"):
@@ -98,7 +114,7 @@ async def build(asker: Asker, request: Request) -> None:
                 choice.props("outlined dense use-chips").classes("grow")
             zone.props("outlined dense").style("width:13rem")
         with ui.element("div").classes("bar"):
-            spans = {name: frame.button(name, lambda s=seconds: look(s)) for name, seconds in SPANS.items()}
+            spans = {name: frame.button(name, partial(looked, seconds)) for name, seconds in SPANS.items()}
         with ui.element("div").classes("bar"):
             follow = frame.button("Follow", lambda: chosen_follow())
             frame.button("◀ Earlier", lambda: shift(-0.5))
@@ -110,8 +126,7 @@ async def build(asker: Asker, request: Request) -> None:
     empty = frame.part()
     with ui.element("section").classes("card") as card:
         caption = ui.label().classes("small soft")
-        chart = ui.echart({"series": []}).style(f"height:{charts.GRID_PX + 90}px;width:100%")
-        chart.props('role=img aria-label="Readings over time"')
+        box = ui.element("div").style("width:100%")
     card.visible = False
     moving: asyncio.Task[None] | None = None
     turn = 0
@@ -123,13 +138,13 @@ async def build(asker: Asker, request: Request) -> None:
         _press(view)
         if not view.devices or not view.metrics:
             card.visible = False
-            empty.content = '<p class="empty">Choose at least one device and one metric above; a device’s name on the <a href="/">Fleet</a> page leads here, too.</p>'
+            empty.content = _CHOOSE
             return
         chosen = {"devices": view.devices, "metrics": view.metrics}
         known = (await asker.named("web_selected", **chosen)).records
         if not known:
             card.visible = False
-            empty.content = '<p class="empty">These devices have no readings of these metrics. Choose others; the lists above have those that there are.</p>'
+            empty.content = _NOTHING
             return
         if view.follows:
             view.end_ms = max(int(one["newest"].replace(tzinfo=UTC).timestamp() * 1000) for one in known) + 1
@@ -141,9 +156,10 @@ async def build(asker: Asker, request: Request) -> None:
         series = _series(known[:SERIES_MAX], found.rows)
         empty.content = ""
         card.visible = True
-        chart.style(f"height:{charts.height_px(series)}px")
-        chart.options.clear()
-        chart.options.update(charts.lines(series, ZoneInfo(view.zone), view.extent, (view.begin_ms, view.end_ms)))
+        options = charts.lines(series, ZoneInfo(view.zone), view.extent, (view.begin_ms, view.end_ms))
+        made = frame.chart(box, options, "Readings over time", charts.height_px(series))
+        if made is not None:
+            made.on("chart:datazoom", zoomed, ["batch", "start", "end"])
         caption.text = _caption(view, step, len(known))
 
     def _press(view: View) -> None:
@@ -154,14 +170,8 @@ async def build(asker: Asker, request: Request) -> None:
 
     async def show() -> None:
         ui.run_javascript(f"history.replaceState(null, '', {view.link!r})")
-        async with trouble.told():
+        async with trouble.told("refresh"):
             await draw()
-
-    async def look(seconds: int) -> None:
-        middle = view.end_ms
-        view.span_ms = seconds * 1000
-        view.end_ms = middle
-        await show()
 
     async def chosen_follow() -> None:
         view.follows = not view.follows
@@ -210,7 +220,6 @@ async def build(asker: Asker, request: Request) -> None:
 
     for choice in (devices, metrics, zone):
         choice.on_value_change(chosen)
-    chart.on("chart:datazoom", zoomed, ["batch", "start", "end"])
     await frame.live(lists, trouble, 30.0)
     await frame.live(refresh, trouble)
 

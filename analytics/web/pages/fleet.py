@@ -15,6 +15,7 @@ DEVICES_SHOWN = 50
 SILENT_S = 60
 BACKLOG_S = 30
 PLACES_S = 20.0
+MAP_PX = 320
 VALUES_SHOWN = 12
 
 
@@ -30,9 +31,7 @@ async def build(asker: Asker, request: Request) -> None:
             '<h2>Map</h2><p class="small soft" style="margin:0">Longitude and latitude as devices report them.</p>',
             sanitize=False,
         )
-        chart = (
-            ui.echart(charts.places([])).style("height:320px;width:100%").props('role=img aria-label="Map of devices"')
-        )
+        box = ui.element("div").style("width:100%")
     map_card.visible = False
     with ui.element("section").classes("card"):
         with ui.element("div").classes("bar"):
@@ -62,8 +61,7 @@ async def build(asker: Asker, request: Request) -> None:
         found = [(str(name), float(north), float(east)) for name, north, east in (await asker.named("web_places")).rows]
         map_card.visible = bool(found)
         if found:
-            chart.options.clear()
-            chart.options.update(charts.places(found))
+            frame.chart(box, charts.places(found), "Map of devices", MAP_PX)
 
     async def turn(by: int) -> None:
         nonlocal skip
@@ -106,8 +104,8 @@ def _tiles(found: list[dict[str, Any]]) -> str:
 def _gateways(found: list[dict[str, Any]]) -> str:
     if not found:
         return (
-            '<p class="empty">No gateway has reported yet. Start one with <code>fieldline edge run --config gateway.toml'
-            "</code>; it is listed here a few seconds after its first contact with the trunk.</p>"
+            '<p class="empty">No gateway has reported yet. Start one with '
+            "<code>fieldline edge run --config gateway.toml</code>; it is listed once it has met the trunk.</p>"
         )
     rows = []
     for row in found:
@@ -138,11 +136,11 @@ def _gateways(found: list[dict[str, Any]]) -> str:
 
 def _devices(found: list[dict[str, Any]], search: str, skip: int) -> str:
     if not found and search:
-        return f'<p class="empty">No device or metric is called like “{frame.safe(search)}”. Clear the search to see all.</p>'
+        return f'<p class="empty">No device or metric is called like “{frame.safe(search)}”. Clear the search.</p>'
     if not found:
         return (
-            '<p class="empty">No readings yet. Let a device publish JSON to <code>devices/NAME/telemetry</code>, or try '
-            "<code>fieldline simulate --mqtt HOST:PORT</code>.</p>"
+            '<p class="empty">No readings yet. Let a device publish JSON to <code>devices/NAME/telemetry</code>, or '
+            "try <code>fieldline simulate --mqtt HOST:PORT</code>.</p>"
         )
     rows = []
     for row in found:
@@ -157,7 +155,7 @@ def _devices(found: list[dict[str, Any]], search: str, skip: int) -> str:
             )
         )
     total = found[0]["devices"]
-    said = f'<p class="small soft" style="margin:.75rem 0 0">{skip + 1:,} to {skip + len(found):,} of {total:,} devices</p>'
+    said = f'<p class="small soft">{skip + 1:,} to {skip + len(found):,} of {total:,} devices</p>'
     return frame.table(("Device", "Latest values", "Measured"), rows) + said
 
 
