@@ -24,8 +24,12 @@ class Ports:
 
     def check_free(self) -> None:
         """Raises FieldlineError, a sentence, for the first one that is taken or given twice."""
-        tcp = {"--mqtt-port": self.mqtt, "--trunk-port": self.trunk, "--clickhouse-port": self.clickhouse}
-        tcp["--web-port"] = self.web
+        tcp = {
+            "--mqtt-port": self.mqtt,
+            "--trunk-port": self.trunk,
+            "--clickhouse-port": self.clickhouse,
+            "--web-port": self.web,
+        }
         for option, port in tcp.items():
             if (same := [other for other in tcp if tcp[other] == port]) != [option]:
                 raise FieldlineError(f"{' and '.join(same)} are both {port}. Give each a port of its own.")
