@@ -117,7 +117,11 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
                 "min": low,
                 "max": high,
                 "axisLine": {"onZero": False, "lineStyle": {"color": GREY}},
-                "axisLabel": {"color": GREY, "hideOverlap": True},
+                "axisLabel": {
+                    "color": GREY,
+                    "hideOverlap": True,
+                    "formatter": {"day": "{MMM} {d}", "month": "{MMM} {yyyy}"},
+                },
             }
             for at in range(len(units))
         ],

@@ -22,7 +22,8 @@ from proof.stack import FIELDLINE, Stack
 
 PASSWORD = "correct horse battery"
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+FLAGS += ("--disable-component-update", "--disable-sync")
 SOON_MS = 15_000
 
 

@@ -202,6 +202,8 @@ def _show(found: Table, table_box: ui.element, chart_box: ui.element) -> None:
             "field": f"c{at}",
             "sortable": True,
             "resizable": True,
+            "flex": 1,
+            "minWidth": 120,
             "headerTooltip": found.types[at],
             "type": "rightAligned" if first and _is_number(first[at]) else None,
         }
