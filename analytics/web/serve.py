@@ -21,6 +21,7 @@ from analytics.web.statements import Statements
 from telemetry.errors import FieldlineError
 
 GRACE_S = 3
+RECONNECT_S = 4.0
 PASSWORD_CHARACTERS_MIN = 8
 
 
@@ -43,7 +44,12 @@ def run(url: str | None, host: str, port: int, password_file: Path | None, saved
     explorer.add_download(app, source)
     add(source, pages(saved), signed_in=password is not None)
     ui.run_with(
-        app, title="Fieldline", favicon=_FAVICON, tailwind=False, show_welcome_message=False, reconnect_timeout=10
+        app,
+        title="Fieldline",
+        favicon=_FAVICON,
+        tailwind=False,
+        show_welcome_message=False,
+        reconnect_timeout=RECONNECT_S,
     )
     for library in ("uvicorn", "httpx"):
         logging.getLogger(library).setLevel(logging.ERROR)
