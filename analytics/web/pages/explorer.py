@@ -2,7 +2,7 @@
 
 In sight is a span [begin, end). Three times as much is asked for, so that a wheel or a finger can zoom out and pan;
 then the new span is asked for. A span has at most `POINTS` buckets per series, whatever its length
-(queries/web_series.sql chooses the table), and there are at most `SERIES_MAX` series. While it
+(of raw readings or of a rollup, see `_query`), and there are at most `SERIES_MAX` series. While it
 follows, the end is the newest reading. The address bar has the whole view: it can be kept, or sent to somebody.
 """
 
@@ -150,7 +150,7 @@ async def build(asker: Asker, request: Request) -> None:
             view.end_ms = max(int(one["newest"].replace(tzinfo=UTC).timestamp() * 1000) for one in known) + 1
         step = charts.step_ms(view.span_ms, POINTS)
         begin, end = view.extent
-        found = await asker.named("web_series", **chosen, begin_ms=begin, end_ms=end, step_ms=step)
+        found = await asker.named(_query(step), **chosen, begin_ms=begin, end_ms=end, step_ms=step)
         if mine != turn:  # somebody has moved on meanwhile
             return
         series = _series(known[:SERIES_MAX], found.rows)
@@ -234,10 +234,18 @@ def _series(known: list[dict[str, Any]], rows: list[tuple[Any, ...]]) -> list[ch
     ]
 
 
+def _query(step: int) -> str:
+    """The one that reads the coarsest table which still has the step."""
+    return "web_series_raw" if step < 60_000 else "web_series_1m" if step < 3_600_000 else "web_series_1h"
+
+
+_SOURCES = {"web_series_raw": "raw readings", "web_series_1m": "rollup_1m", "web_series_1h": "rollup_1h"}
+
+
 def _caption(view: View, step: int, known: int) -> str:
     zone = ZoneInfo(view.zone)
     begin, end = (datetime.fromtimestamp(at / 1000, zone) for at in (view.begin_ms, view.end_ms))
-    source = "raw readings" if step < 60_000 else "rollup_1m" if step < 3_600_000 else "rollup_1h"
+    source = _SOURCES[_query(step)]
     said = f"{frame.when(begin)} to {frame.when(end)} {view.zone}; a point every {_length(step)}, from {source}"
     said += "; bands are least to greatest" if known <= charts.BANDS_MAX else ""
     return said + (f"; the first {SERIES_MAX} of {known} series" if known > SERIES_MAX else "") + "."

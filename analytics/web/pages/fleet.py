@@ -42,6 +42,7 @@ async def build(asker: Asker, request: Request) -> None:
         with ui.element("div").classes("bar") as paging:
             frame.button("Previous", lambda: turn(-DEVICES_SHOWN))
             frame.button("Next", lambda: turn(DEVICES_SHOWN))
+    paging.visible = False
     skip = 0
 
     async def show_gateways() -> None:
