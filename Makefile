@@ -28,11 +28,11 @@ $(BIN)/.run: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a minute the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,devices]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,web,devices]'
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.run
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,devices,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,cloud,web,devices,dev]'
 	@touch $@
 
 demo: $(BIN)/.run

@@ -22,7 +22,7 @@ edge_app = typer.Typer(no_args_is_help=True, help="The edge agent, which runs on
 ingest_app = typer.Typer(no_args_is_help=True, help="The ingest tier, which runs in the cloud.")
 clickhouse_app = typer.Typer(no_args_is_help=True, help="The embedded ClickHouse.")
 broker_app = typer.Typer(no_args_is_help=True, help="The embedded MQTT broker.")
-analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables.")
+analytics_app = typer.Typer(no_args_is_help=True, help="The schema of the tables, and the dashboard.")
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Input that could not become readings.")
 alerts_app = typer.Typer(no_args_is_help=True, help="Rules over the tables that tell somebody.")
 app.add_typer(edge_app, name="edge")
@@ -234,6 +234,30 @@ def analytics_migrate(url: Url = None) -> None:
     _exit(run(url))
 
 
+@analytics_app.command("serve")
+def analytics_serve(
+    url: Url = None,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="The port of the dashboard; 0: a free one.")] = 8080,
+    password_file: Annotated[
+        Optional[Path],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Ask for the password in this file; needed unless --host is this machine alone."),
+    ] = None,
+    saved: Annotated[Path, typer.Option(help="Where saved queries and the last ones are kept.")] = Path(
+        "var/statements.json"
+    ),
+) -> None:
+    """Show the fleet, its readings and the books in a web browser, until stopped.
+
+    Needs the extra `web` (pip install 'fieldline[cloud,web]'). Behind a proxy that ends TLS, keep the Host header.
+    """
+    try:
+        from analytics.web.serve import run
+    except ModuleNotFoundError as error:
+        raise FieldlineError(f"{error.name} is not installed. Run: pip install 'fieldline[cloud,web]'") from error
+    run(url, host, port, password_file, saved)
+
+
 @app.command("demo")
 def demo(
     directory: Annotated[
@@ -251,6 +275,7 @@ def demo(
     coap_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="UDP port of the agent's CoAP server.")] = 5683,
     trunk_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the trunk's broker.")] = 1884,
     clickhouse_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of ClickHouse.")] = 8123,
+    web_port: Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the dashboard.")] = 8080,
 ) -> None:
     """Four wind turbines, end to end, on this machine; ends with the books, exit status 0 if they are right."""
     import asyncio
@@ -266,7 +291,7 @@ def demo(
         raise FieldlineError(f"cannot replay {csv}: {error.strerror}") from error
     except ValueError as error:
         raise FieldlineError(f"cannot replay: {error}") from error
-    ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port)
+    ports = Ports(mqtt_port, coap_port, trunk_port, clickhouse_port, web_port)
     fleet = ("--csv", str(csv), "--speed", str(speed))
     try:
         status = asyncio.run(run(Options(directory, ports, fleet, names, seconds)))

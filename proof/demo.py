@@ -7,6 +7,7 @@ way nothing is torn down before everything that devices were told is safe has a 
 
 import asyncio
 import contextlib
+import importlib.util
 import signal
 import time
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ async def run(options: Options) -> int:
     """Run the demo; 0 only when the books are right."""
     options.ports.check_free()
     stack = Stack(options.directory, options.ports)
+    has_dashboard = importlib.util.find_spec("nicegui") is not None  # the extra `web`
+    if has_dashboard:
+        stack.add_dashboard()
     stopping = asyncio.Event()
     main = asyncio.current_task()
     assert main is not None
@@ -61,7 +65,7 @@ async def run(options: Options) -> int:
                 display.say("Stopped before anything was sent.")
                 account = Account.of(0, before, before)
             else:
-                display.say_how_to_look()
+                display.say_how_to_look(has_dashboard=has_dashboard)
                 sent_count = await _send(options, stack, client, display, stopping)
                 display.say("The fleet has stopped; waiting for the last receipts.")
                 account = await close_books(client, sent_count, before, options.devices)

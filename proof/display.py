@@ -64,12 +64,13 @@ class Display:
         self._console.print(text, soft_wrap=True)
         sys.stdout.flush()
 
-    def say_how_to_look(self) -> None:
+    def say_how_to_look(self, *, has_dashboard: bool) -> None:
         """What a user can do while it runs."""
         ports, coap_client = self._ports, next(filter(shutil.which, COAP_CLIENTS), COAP_CLIENTS[0])
         query = "SELECT device, metric, value, unit FROM fieldline.latest"
+        dashboard = f"The dashboard is at http://127.0.0.1:{ports.web}/\n" if has_dashboard else ""
         self.say(
-            "Everything runs. In another terminal, try:\n"
+            f"Everything runs. {dashboard}In another terminal, try:\n"
             f'  {_program()} sql --url http://127.0.0.1:{ports.clickhouse} "{query}"\n'
             f"  mosquitto_pub -p {ports.mqtt} -q 1 -t devices/kettle/telemetry -m '{{\"temperature\": 81.5}}'\n"
             f"  {coap_client} -m post -t 50 -e '{{\"level\": 0.4}}' coap://127.0.0.1:{ports.coap}/telemetry/tank\n"

@@ -20,10 +20,16 @@ class Ports:
     coap: int = 5683
     trunk: int = 1884
     clickhouse: int = 8123
+    web: int = 8080
 
     def check_free(self) -> None:
         """Raises FieldlineError, a sentence, for the first one that is taken or given twice."""
-        tcp = {"--mqtt-port": self.mqtt, "--trunk-port": self.trunk, "--clickhouse-port": self.clickhouse}
+        tcp = {
+            "--mqtt-port": self.mqtt,
+            "--trunk-port": self.trunk,
+            "--clickhouse-port": self.clickhouse,
+            "--web-port": self.web,
+        }
         for option, port in tcp.items():
             if (same := [other for other in tcp if tcp[other] == port]) != [option]:
                 raise FieldlineError(f"{' and '.join(same)} are both {port}. Give each a port of its own.")
@@ -31,6 +37,7 @@ class Ports:
         _check(self.coap, socket.SOCK_DGRAM, "the agent's CoAP server", "--coap-port")
         _check(self.trunk, socket.SOCK_STREAM, "the trunk broker", "--trunk-port")
         _check(self.clickhouse, socket.SOCK_STREAM, "ClickHouse", "--clickhouse-port")
+        _check(self.web, socket.SOCK_STREAM, "the dashboard", "--web-port")
 
 
 def _check(port: int, kind: socket.SocketKind, what: str, option: str) -> None:
@@ -65,5 +72,5 @@ def free_port() -> int:
 
 
 def free_ports() -> Ports:
-    """Four ports that nobody uses now."""
-    return Ports(*(free_port() for _ in range(4)))
+    """Five ports that nobody uses now."""
+    return Ports(*(free_port() for _ in range(5)))

@@ -117,6 +117,12 @@ class Stack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports.clickhouse}"
 
+    def add_dashboard(self) -> Program:
+        """Define the dashboard, too."""
+        serve = ("analytics", "serve", "--url", self.url, "--port", str(self.ports.web))
+        saved = ("--saved", str(self.directory / "statements.json"))
+        return self.add("web", (*FIELDLINE, *serve, *saved), self.ports.web)
+
     def add(self, name: str, command: Sequence[str], port: int = 0, *, restart: bool = True) -> Program:
         """Define a program; `port` is the one it listens on when it is ready."""
         ready = tcp_listens(port) if port else None

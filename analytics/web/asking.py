@@ -1,0 +1,155 @@
+"""How pages ask ClickHouse: in threads, with limits, cancellable; what goes wrong is a sentence.
+
+A client of clickhouse_connect belongs to one thread, so each of the `THREADS` threads keeps its own, made anew
+after a failure. An `Asker` belongs to one open page: it knows the ids of its running queries, and kills
+them when the page goes.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from analytics import queries
+from analytics.sql import body
+from ingest.clickhouse.client import ClickHouseError, Client, address, connect, explain, known
+from ingest.clickhouse.explain import UNKNOWN_DATABASE, UNKNOWN_TABLE
+from telemetry.errors import FieldlineError
+
+THREADS = 6
+PAGE_S_MAX = 10
+STATEMENT_S_MAX = 60
+DOWNLOAD_S_MAX = 600
+DOWNLOADS_MAX = 2
+READ_ONLY: Mapping[str, int | str] = {"readonly": 2}  # 1 would refuse the limits that travel with the query
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A result: column names, their ClickHouse types, and rows."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Rows by column name."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+
+
+class Source:
+    """The connections to one ClickHouse."""
+
+    def __init__(self, url: str | None) -> None:
+        self.where = address(url)
+        self._url = url
+        self._mine = threading.local()
+        self._readers = ThreadPoolExecutor(THREADS, "ask")
+        self._killer = ThreadPoolExecutor(1, "kill")  # of its own: it must not wait for what it is to kill
+        self._downloads = threading.Semaphore(DOWNLOADS_MAX)
+
+    def close(self) -> None:
+        """Wait for no one; the process ends."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._killer.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str) -> Table:
+        """Run one query. Raises FieldlineError."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, lambda: self._with_client(lambda client: _read(client, sql, values, settings, id_))
+        )
+
+    def kill(self, ids: list[str]) -> None:
+        """Stop queries by id; does not wait."""
+        if ids:
+            with suppress(RuntimeError):  # the process is ending
+                self._killer.submit(self._kill, ids)
+
+    def _kill(self, ids: list[str]) -> None:
+        def say(client: Client) -> None:
+            for id_ in ids:
+                client.command("KILL QUERY WHERE query_id = %(id)s ASYNC", parameters={"id": id_})
+
+        with suppress(FieldlineError):  # then it ends by its limit of time
+            self._with_client(say)
+
+    def _with_client(self, job: Callable[[Client], T]) -> T:
+        client: Client | None = getattr(self._mine, "client", None)
+        try:
+            if client is None:
+                client = self._mine.client = connect(
+                    self._url, connect_timeout_s=3, answer_timeout_s=STATEMENT_S_MAX + 5
+                )
+            return job(client)
+        except ClickHouseError as error:
+            if getattr(error, "code", None) is None and client is not None:  # not refused, but broken
+                self._mine.client = None
+                client.close()
+            if getattr(error, "code", None) in {UNKNOWN_TABLE, UNKNOWN_DATABASE}:
+                said = "The tables are not there, or not those of this version. Run `fieldline analytics migrate`."
+                raise FieldlineError(f"{said} ({_first_line(error)})") from error
+            raise explain(error, self.where) from error
+
+    def stream(self, sql: str, values: Mapping[str, Any], fmt: str) -> Iterator[bytes]:
+        """The bytes of a result of any size, for a thread of its own. Raises FieldlineError at the first step."""
+        if not self._downloads.acquire(blocking=False):
+            raise FieldlineError(f"{DOWNLOADS_MAX} downloads are running already. Try again when one has ended.")
+        try:
+            with closing(connect(self._url, answer_timeout_s=DOWNLOAD_S_MAX)) as client:
+                settings = known(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
+                transport = {"X-ClickHouse-Format": fmt}
+                try:
+                    answer = client.raw_stream(sql, dict(values), settings, transport_settings=transport)
+                except ClickHouseError as error:
+                    raise explain(error, self.where) from error
+                with closing(answer):  # ClickHouse then stops what it still computes
+                    yield from body(answer, self.where)
+        finally:
+            self._downloads.release()
+
+
+def _read(client: Client, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str) -> Table:
+    sent = {**known(client, settings), "query_id": id_}
+    found = client.query(sql, parameters=dict(values), settings=sent)
+    types = tuple(kind.name for kind in found.column_types)
+    return Table(tuple(found.column_names), types, list(found.result_rows))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+class Asker:
+    """One open page's way to ask."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._running: set[str] = set()
+
+    async def named(self, name: str, **given: Any) -> Table:
+        """A query of analytics/queries. Raises FieldlineError."""
+        query = queries.load(name)
+        return await self.sql(query.sql, query.values(given), {"max_execution_time": PAGE_S_MAX})
+
+    async def sql(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str]) -> Table:
+        """Any statement that reads. Raises FieldlineError, also when it was cancelled."""
+        id_ = f"web-{secrets.token_hex(8)}"
+        self._running.add(id_)
+        try:
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_)
+        except asyncio.CancelledError:
+            self.source.kill([id_])
+            raise
+        finally:
+            self._running.discard(id_)
+
+    def cancel(self) -> None:
+        """Stop what runs."""
+        self.source.kill(sorted(self._running))

@@ -1,0 +1,32 @@
+// The choice of dark or light, and the focus, which survives that a live part of the page is written anew.
+window.fieldline = {
+  theme(next) { document.cookie = `fieldline_theme=${next};path=/;max-age=31536000;samesite=strict`; },
+  // tables, columns and functions after those that the editor knows itself
+  async complete(id, words) {
+    const CM = await import("nicegui-codemirror");
+    const editor = await getElement(id).editorPromise.then(() => getElement(id).editor);
+    const options = words.map(([label, type, detail]) => ({ label, type, detail }));
+    const source = (context) => {
+      const word = context.matchBefore(/[\w.]+/);
+      return !word && !context.explicit ? null : { from: word ? word.from : context.pos, options, validFor: /^[\w.]*$/ };
+    };
+    const data = editor.state.constructor.languageData ?? CM.EditorState.languageData;
+    editor.dispatch({ effects: CM.StateEffect.appendConfig.of(data.of(() => [{ autocomplete: source }])) });
+    editor.contentDOM.setAttribute("aria-label", "SQL statement");
+  },
+  async jump(id, at) {
+    const editor = getElement(id).editor;
+    editor.dispatch({ selection: { anchor: Math.min(at, editor.state.doc.length) }, scrollIntoView: true });
+    editor.focus();
+  },
+};
+(() => {
+  let last = null;
+  document.addEventListener("focusin", (e) => {
+    last = e.target.closest(".live") && e.target.getAttribute("href") ? e.target.getAttribute("href") : null;
+  });
+  new MutationObserver(() => {
+    if (last && document.activeElement === document.body)
+      document.querySelector(`.live a[href="${CSS.escape(last)}"]`)?.focus({ preventScroll: true });
+  }).observe(document, { childList: true, subtree: true });
+})();

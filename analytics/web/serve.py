@@ -1,0 +1,137 @@
+"""Starts the dashboard: checks where it may listen, puts the parts together, serves until SIGTERM or SIGINT."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import ui
+
+from analytics.web.access import Guard, is_loopback
+from analytics.web.asking import Source
+from analytics.web.frame import Page, add
+from analytics.web.pages import custody, explorer, fleet
+from analytics.web.pages.sql import Sql
+from analytics.web.statements import Statements
+from telemetry.errors import FieldlineError
+
+GRACE_S = 3
+RECONNECT_S = 4.0
+PASSWORD_CHARACTERS_MIN = 8
+
+
+def pages(saved: Path) -> tuple[Page, ...]:
+    """The navigation. A new page is a module in `pages/` and a line here."""
+    return (
+        Page("/", "Fleet", fleet.build),
+        Page("/explorer", "Explorer", explorer.build),
+        Page("/sql", "SQL", Sql(Statements(saved)).build),
+        Page("/custody", "Custody", custody.build),
+    )
+
+
+def run(url: str | None, host: str, port: int, password_file: Path | None, saved: Path) -> None:
+    """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
+    password = _password(host, password_file)
+    source = Source(url)
+    listener = _bind(host, port)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    explorer.add_download(app, source)
+    add(source, pages(saved), signed_in=password is not None)
+    ui.run_with(
+        app,
+        title="Fieldline",
+        favicon=_FAVICON,
+        tailwind=False,
+        show_welcome_message=False,
+        reconnect_timeout=RECONNECT_S,
+    )
+    for library in ("uvicorn", "httpx"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        Guard(app, password),
+        ws="websockets-sansio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    bound = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    server = _Server(config, f"The dashboard is at http://{shown}:{bound}/, ClickHouse at {source.where.shown}")
+    try:
+        asyncio.run(_serve(server, listener))
+    finally:
+        source.close()
+        listener.close()
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves signals to us: uvicorn would end the process by the signal."""
+
+    def __init__(self, config: uvicorn.Config, said: str) -> None:
+        super().__init__(config)
+        self._said = said
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._said, flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _password(host: str, file: Path | None) -> str | None:
+    if file is None:
+        if not is_loopback(host):
+            raise FieldlineError(
+                f"{host} can be reached from other machines, so the dashboard needs a password there. "
+                "Write one into a file that only you may read and add --password-file FILE."
+            )
+        return None
+    try:
+        password = file.read_text().rstrip("\n")
+    except OSError as error:
+        raise FieldlineError(f"cannot read --password-file {file}: {error.strerror}") from error
+    if len(password) < PASSWORD_CHARACTERS_MIN:
+        raise FieldlineError(
+            f"The password in {file} has less than {PASSWORD_CHARACTERS_MIN} characters. Choose a longer one."
+        )
+    return password
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)
+    except OSError as error:
+        raise FieldlineError(
+            f"The dashboard cannot listen on {host}:{port}: {error.strerror}."
+            " Stop what uses the port, or choose another --port."
+        ) from error
+    return listener
+
+
+_FAVICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Crect width='16' height='16' rx='4' fill='%230b63ce'/%3E%3Cpath d='M3 10l3-4 3 3 4-5' fill='none' "
+    "stroke='white' stroke-width='1.8'/%3E%3C/svg%3E"
+)
