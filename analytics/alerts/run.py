@@ -134,9 +134,16 @@ class Engine:
     def _all_rules(self, store: Store) -> dict[str, AnyRule]:
         """The file's, and those of the table that have other names."""
         kept, troubles = store.rules()
-        self._say("alert_rules", " ".join(troubles))
         own = {rule.name: rule for rule in self.config.rules}
-        return own | {name: rule for name, rule in kept.items() if name not in own}
+        others = {name: rule for name, rule in kept.items() if name not in own}
+        troubles += [
+            f"The rule {name!r} notifies {channel!r}, which is no channel of this config."
+            for name, rule in others.items()
+            for channel in rule.notify
+            if channel not in self.tellers
+        ]
+        self._say("alert_rules", " ".join(troubles))
+        return own | others
 
     def _due_again(self, store: Store, firing: Sequence[Alert]) -> dict[str, list[Event]]:
         """By channel: what still fires, is neither acknowledged nor muted, and was last told repeat_s ago."""

@@ -66,6 +66,10 @@ class Source:
             self._readers, lambda: self._with_client(lambda client: _read(client, sql, values, settings, id_))
         )
 
+    async def act(self, job: Callable[[Client], T]) -> T:
+        """Run what is more than a query. Raises FieldlineError."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self._with_client(job))
+
     def kill(self, ids: list[str]) -> None:
         """Stop queries by id; does not wait."""
         if ids:
@@ -149,6 +153,10 @@ class Asker:
             raise
         finally:
             self._running.discard(id_)
+
+    async def act(self, job: Callable[[Client], T]) -> T:
+        """What a person does on the page, in a thread with a client. Raises FieldlineError."""
+        return await self.source.act(job)
 
     def cancel(self) -> None:
         """Stop what runs."""

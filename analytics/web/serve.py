@@ -15,7 +15,7 @@ from nicegui import ui
 from analytics.web.access import Guard, is_loopback
 from analytics.web.asking import Source
 from analytics.web.frame import Page, add
-from analytics.web.pages import custody, explorer, fleet
+from analytics.web.pages import alerts, custody, explorer, fleet
 from analytics.web.pages.sql import Sql
 from analytics.web.statements import Statements
 from telemetry.errors import FieldlineError
@@ -32,6 +32,7 @@ def pages(saved: Path) -> tuple[Page, ...]:
         Page("/explorer", "Explorer", explorer.build),
         Page("/sql", "SQL", Sql(Statements(saved)).build),
         Page("/custody", "Custody", custody.build),
+        Page("/alerts", "Alerts", alerts.build),
     )
 
 
