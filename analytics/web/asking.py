@@ -153,6 +153,10 @@ class Asker:
         query = queries.load(name)
         return await self._ask(query.sql, query.values(given), {"max_execution_time": PAGE_S_MAX}, slow=False)
 
+    async def counted(self, name: str) -> Table:
+        """A query of analytics/queries that reads whole tables, on somebody's wish. Raises FieldlineError."""
+        return await self._ask(queries.load(name).sql, {}, {"max_execution_time": STATEMENT_S_MAX}, slow=True)
+
     async def statement(self, sql: str, settings: Mapping[str, int | str]) -> Table:
         """What somebody wrote, if it only reads. Raises FieldlineError, also when it was cancelled."""
         return await self._ask(sql, {}, {"max_execution_time": STATEMENT_S_MAX, **settings}, slow=True)
