@@ -1,8 +1,8 @@
 """How pages ask ClickHouse: in threads, with limits, cancellable; what goes wrong is a sentence.
 
 A client of clickhouse_connect belongs to one thread, so each of the `THREADS` threads keeps its own, made anew
-after a failure. An `Asker` belongs to one open page: it knows the ids of its running queries, and kills
-them when the page goes.
+after a failure; people's statements have `STATEMENTS` threads of their own, so that slow ones hold up no page. An
+`Asker` belongs to one open page: it knows the ids of its running queries, and kills them when the page goes.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from ingest.clickhouse.explain import UNKNOWN_DATABASE, UNKNOWN_TABLE
 from telemetry.errors import FieldlineError
 
 THREADS = 6
+STATEMENTS = 3
 PAGE_S_MAX = 10
 STATEMENT_S_MAX = 60
 DOWNLOAD_S_MAX = 600
@@ -52,19 +53,32 @@ class Source:
         self._url = url
         self._mine = threading.local()
         self._readers = ThreadPoolExecutor(THREADS, "ask")
+        self._slow = ThreadPoolExecutor(STATEMENTS, "statement")
         self._killer = ThreadPoolExecutor(1, "kill")  # of its own: it must not wait for what it is to kill
+        self._killed: set[str] = set()  # of those that run or wait
         self._downloads = threading.Semaphore(DOWNLOADS_MAX)
 
     def close(self) -> None:
         """Wait for no one; the process ends."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
         self._killer.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str) -> Table:
-        """Run one query. Raises FieldlineError."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, lambda: self._with_client(lambda client: _read(client, sql, values, settings, id_))
-        )
+    async def read(
+        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str, *, slow: bool
+    ) -> Table:
+        """Run one query; `slow`: it may be. Raises FieldlineError."""
+
+        def job(client: Client) -> Table:
+            if id_ in self._killed:
+                raise FieldlineError("The statement was cancelled before it began.")
+            return _read(client, sql, values, settings, id_)
+
+        pool = self._slow if slow else self._readers
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, lambda: self._with_client(job))
+        finally:
+            self._killed.discard(id_)
 
     async def act(self, job: Callable[[Client], T]) -> T:
         """Run what is more than a query. Raises FieldlineError."""
@@ -73,6 +87,7 @@ class Source:
     def kill(self, ids: list[str]) -> None:
         """Stop queries by id; does not wait."""
         if ids:
+            self._killed.update(ids)
             with suppress(RuntimeError):  # the process is ending
                 self._killer.submit(self._kill, ids)
 
@@ -140,14 +155,23 @@ class Asker:
     async def named(self, name: str, **given: Any) -> Table:
         """A query of analytics/queries. Raises FieldlineError."""
         query = queries.load(name)
-        return await self.sql(query.sql, query.values(given), {"max_execution_time": PAGE_S_MAX})
+        return await self._ask(query.sql, query.values(given), {"max_execution_time": PAGE_S_MAX}, slow=False)
 
-    async def sql(self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str]) -> Table:
-        """Any statement that reads. Raises FieldlineError, also when it was cancelled."""
+    async def counted(self, name: str) -> Table:
+        """A query of analytics/queries that reads whole tables, on somebody's wish. Raises FieldlineError."""
+        return await self._ask(queries.load(name).sql, {}, {"max_execution_time": STATEMENT_S_MAX}, slow=True)
+
+    async def statement(self, sql: str, settings: Mapping[str, int | str]) -> Table:
+        """What somebody wrote, if it only reads. Raises FieldlineError, also when it was cancelled."""
+        return await self._ask(sql, {}, {"max_execution_time": STATEMENT_S_MAX, **settings}, slow=True)
+
+    async def _ask(
+        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], *, slow: bool
+    ) -> Table:
         id_ = f"web-{secrets.token_hex(8)}"
         self._running.add(id_)
         try:
-            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_)
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow)
         except asyncio.CancelledError:
             self.source.kill([id_])
             raise
@@ -159,5 +183,5 @@ class Asker:
         return await self.source.act(job)
 
     def cancel(self) -> None:
-        """Stop what runs."""
+        """Stop what runs, and what waits for its turn."""
         self.source.kill(sorted(self._running))

@@ -5,6 +5,7 @@ A page is a module in `pages/` with `build(asker, request)`, and a line in `serv
 
 import html
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -113,12 +114,16 @@ class Trouble:
 
 
 async def live(refresh: Callable[[], Awaitable[None]], trouble: Trouble, every_s: float = REFRESH_S) -> None:
-    """Run `refresh` now and again and again, never twice at once; its errors are told."""
-    busy = False
+    """Run `refresh` now and again and again, never twice at once; its errors are told.
+
+    One that takes long rests four times as long, so that an open page asks during at most a fifth of the time.
+    """
+    busy, due_s = False, 0.0
 
     async def turn() -> None:
-        nonlocal busy
-        if busy:
+        nonlocal busy, due_s
+        began_s = time.monotonic()
+        if busy or began_s < due_s:
             return
         busy = True
         try:
@@ -126,6 +131,8 @@ async def live(refresh: Callable[[], Awaitable[None]], trouble: Trouble, every_s
                 await refresh()
         finally:
             busy = False
+            ended_s = time.monotonic()
+            due_s = ended_s + 4 * (ended_s - began_s)
 
     ui.timer(every_s, turn, immediate=True)
 

@@ -10,15 +10,19 @@ import json
 import re
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from analytics import queries
+from analytics.migrate import run as migrate_run
+from ingest.clickhouse.client import connect
 from proof.ports import free_ports
 from proof.stack import FIELDLINE, Stack
+from tests.clickhouse import clickhouse
 
 PASSWORD = "correct horse battery"
 CHROMIUM = "/usr/bin/chromium"
@@ -238,6 +242,32 @@ def test_every_page_on_live_data(tmp_path: Path) -> None:
             assert await stack.programs["web"].stop() == 0
 
     asyncio.run(walk())
+
+
+def test_a_plot_is_the_same_from_each_table(tmp_path: Path) -> None:
+    begin = 1_767_225_600_000
+    values = {
+        "devices": ["d"],
+        "metrics": ["m"],
+        "begin_ms": begin,
+        "end_ms": begin + 6 * 3_600_000,
+        "step_ms": 3_600_000,
+    }
+    with clickhouse(tmp_path / "clickhouse") as server:
+        assert migrate_run(server.url) == 0
+        with closing(connect(server.url)) as client:
+            client.command(
+                "INSERT INTO fieldline.readings (device, metric, measured_at, value, seq) "
+                f"SELECT 'd', 'm', fromUnixTimestamp64Milli({begin} + number * 7001, 'UTC'), number % 977, number "
+                "FROM numbers(4000)"
+            )
+            raw, minutes, hours = (
+                queries.ask(client, f"web_series_{of}", **values).result_rows for of in ("raw", "1m", "1h")
+            )
+    assert len(raw) == 6
+    assert [row[4:] for row in raw] == [row[4:] for row in minutes] == [row[4:] for row in hours]
+    assert [row[3] for row in minutes] == pytest.approx([row[3] for row in raw])
+    assert [row[3] for row in hours] == pytest.approx([row[3] for row in raw])
 
 
 def test_it_does_not_start_open_to_other_machines() -> None:

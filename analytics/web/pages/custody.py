@@ -45,8 +45,9 @@ async def build(asker: Asker, _: Request) -> None:
 
     async def count() -> None:
         began = time.monotonic()
+        books.content = books.content or '<p class="empty">Counting …</p>'
         async with trouble.told("accounting"):
-            found = (await asker.named("web_accounting")).records
+            found = (await asker.counted("web_accounting")).records
             books.content = _books(found, time.monotonic() - began)
 
     async def refresh() -> None:

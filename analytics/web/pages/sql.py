@@ -8,6 +8,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,7 +18,7 @@ from nicegui import ui
 
 from analytics import queries
 from analytics.web import charts, frame
-from analytics.web.asking import STATEMENT_S_MAX, Asker, Table
+from analytics.web.asking import Asker, Table
 from analytics.web.statements import Statements
 from telemetry.errors import FieldlineError
 
@@ -95,7 +96,7 @@ class Sql:
 
         async def asked(text: str) -> Table:
             try:
-                return await asker.sql(text, {}, _limits())
+                return await asker.statement(text, _LIMITS)
             except FieldlineError as error:
                 if (at := position(str(error))) is not None:
                     ui.run_javascript(f"fieldline.jump({editor.id}, {editor.value.find(text) + at})")
@@ -132,13 +133,11 @@ class Sql:
         ui.timer(0.1, words, once=True)
 
 
-def _limits() -> dict[str, int | str]:
-    return {
-        "max_execution_time": STATEMENT_S_MAX,
-        "max_result_rows": ROWS_MAX + 1,
-        "result_overflow_mode": "break",
-        "max_memory_usage": 2_000_000_000,
-    }
+_LIMITS: Mapping[str, int | str] = {
+    "max_result_rows": ROWS_MAX + 1,
+    "result_overflow_mode": "break",
+    "max_memory_usage": 2_000_000_000,
+}
 
 
 def _statement(text: str) -> str:
