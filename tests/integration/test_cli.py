@@ -66,7 +66,11 @@ PROMISED = [
         "clickhouse run",
         "broker run",
         "analytics migrate",
+        "analytics serve",
+        "clickhouse password",
     ),
+    *("alerts run", "alerts check", "alerts list", "alerts acknowledge", "alerts mute", "alerts test"),
+    *("query", "export"),
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *("demo", "drill", "simulate", "sql", "account"),
 ]

@@ -208,12 +208,38 @@ async def use_phone(browser: Browser, page: Page, base: str) -> None:
         storage_state=state, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
     )
     small = await phone.new_page()
-    for path in ("/", "/explorer?devices=kettle&metrics=temperature", "/sql", "/custody"):
+    for path in ("/", "/explorer?devices=kettle&metrics=temperature", "/sql", "/custody", "/alerts"):
         await small.goto(base + path)
         await expect(small.locator("h1")).to_be_visible()
         assert await small.evaluate("document.documentElement.scrollWidth") <= 360, path
         assert await small.evaluate("document.body.classList.contains('body--dark')"), path
     await phone.close()
+
+
+async def see_alerts(page: Page, base: str, stack: Stack) -> None:
+    """A rule is tried, saved, asked by the alerts' own program, and what it finds is acknowledged and muted."""
+    await page.goto(f"{base}/alerts")
+    await expect(page.get_by_text("Nothing fires.")).to_be_visible(timeout=SOON_MS)
+    await page.get_by_label("Name").fill("kettle boils")
+    await page.get_by_label("Keys (TOML)").fill('metric = "temperature"\nabove = "hot"')
+    await page.get_by_role("button", name="Try it").click()
+    await expect(page.get_by_role("alert")).to_contain_text("above must be a valid number")
+    await page.get_by_label("Keys (TOML)").fill('metric = "temperature"\nabove = 1')
+    await page.get_by_role("button", name="Try it").click()
+    await expect(page.get_by_text("temperature kettle is")).to_be_visible(timeout=SOON_MS)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("button", name="Remove the rule kettle boils")).to_be_visible(timeout=SOON_MS)
+    config = stack.directory / "alerts.toml"
+    config.write_text(f'clickhouse_url = "{stack.url}"\nevery_s = 0.5\n')
+    alerts = stack.add("alerts", (*FIELDLINE, "alerts", "run", "--config", str(config)))
+    await stack.start("alerts")
+    await page.get_by_role("button", name="Acknowledge kettle boils, kettle").click(timeout=SOON_MS)
+    await expect(page.get_by_text("acknowledged by dashboard")).to_be_visible(timeout=SOON_MS)
+    await page.get_by_role("button", name="Mute for an hour: kettle boils, kettle").click()
+    await expect(page.get_by_text("muted until")).to_be_visible(timeout=SOON_MS)
+    await page.get_by_role("button", name="Remove the rule kettle boils").click()
+    await expect(page.get_by_text("The rule is no longer there.")).to_be_visible(timeout=SOON_MS)
+    await alerts.stop()
 
 
 async def lose_clickhouse(page: Page, base: str, stack: Stack) -> None:
@@ -235,6 +261,7 @@ def test_every_page_on_live_data(tmp_path: Path) -> None:
             await see_explorer(page, base)
             await see_sql(page, base, stack)
             await see_custody(page, base, stack)
+            await see_alerts(page, base, stack)
             await use_keyboard(page, base)
             await use_phone(browser, page, base)
             assert watched.complaints == []
