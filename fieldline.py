@@ -247,7 +247,7 @@ def analytics_serve(
         "var/statements.json"
     ),
 ) -> None:
-    """Show the fleet, its readings and the books in a web browser, until stopped.
+    """Serve the dashboard: fleet, readings and books in a web browser.
 
     Needs the extra `web` (pip install 'fieldline[cloud,web]'). Behind a proxy that ends TLS, keep the Host header.
     """
@@ -407,7 +407,7 @@ def sql(
 
 @app.command("query", context_settings={"ignore_unknown_options": True, "help_option_names": []})
 def query(
-    name: Annotated[str, typer.Argument(metavar="[NAME]")] = "",
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Which one; none: list them.")] = "",
     values: Annotated[
         Optional[list[str]],  # noqa: UP045 - as typer's documentation has it
         typer.Argument(metavar="[--PARAMETER VALUE]...", help="A list's parameter may be repeated."),

@@ -26,6 +26,9 @@ from typing import Any
 from ingest.clickhouse.client import Client
 from telemetry.errors import FieldlineError
 
+OF_PAGES = "web_"
+"""Names of queries that only the pages of analytics/web ask begin so: they may change with their page."""
+
 _USE = re.compile(r"\{(\w+)\s*:\s*([^{}]+?)\s*\}")
 _PARAMETER = re.compile(r"parameter (\w+)(?: = (.*?))?: (.*)")
 _AGO = re.compile(r"-(\d{1,7})([smhd])")
@@ -87,7 +90,12 @@ def moment(value: datetime | str, now: datetime) -> str:
 
 
 def names() -> list[str]:
-    """All queries, sorted."""
+    """Those for people, sorted: not the ones that only pages of the dashboard ask."""
+    return [name for name in every() if not name.startswith(OF_PAGES)]
+
+
+def every() -> list[str]:
+    """All of them, sorted."""
     return sorted(
         entry.name.removesuffix(".sql") for entry in files("analytics.queries").iterdir() if entry.name.endswith(".sql")
     )
@@ -96,7 +104,7 @@ def names() -> list[str]:
 @cache
 def load(name: str) -> Query:
     """One query. Raises FieldlineError when there is none of that name."""
-    if name not in names():
+    if name not in every():
         raise FieldlineError(f"There is no query {name}. There are: {', '.join(names())}.")
     return parse(name, files("analytics.queries").joinpath(f"{name}.sql").read_text(encoding="utf-8"))
 

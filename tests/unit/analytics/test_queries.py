@@ -41,7 +41,7 @@ def test_an_unknown_query_is_told_with_those_that_are_there() -> None:
         queries.load("nothing")
 
 
-@pytest.mark.parametrize("name", queries.names())
+@pytest.mark.parametrize("name", queries.every())
 def test_every_file_can_be_read(name: str) -> None:
     query = queries.load(name)
     assert query.title
