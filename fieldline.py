@@ -236,7 +236,7 @@ def analytics_serve(
         "var/statements.json"
     ),
 ) -> None:
-    """Show the fleet, its readings and the books in a web browser, until stopped.
+    """Serve the dashboard: the fleet, its readings, SQL and the books in a web browser, until stopped.
 
     Needs the extra `web` (pip install 'fieldline[cloud,web]'). Behind a proxy that ends TLS, keep the Host header.
     """
