@@ -66,6 +66,7 @@ PROMISED = [
         "clickhouse run",
         "broker run",
         "analytics migrate",
+        "analytics serve",
     ),
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *("demo", "drill", "simulate", "sql", "account"),
