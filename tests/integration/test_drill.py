@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from proof.checker import counted, judge, told
 from proof.faults import FAULTS
 from proof.link import Link
@@ -36,6 +38,7 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
         assert counts["found"] > 0, via
 
 
+@pytest.mark.timeout(480)  # six seeds, if it comes to that
 def test_drills_of_broken_code_fail_and_say_where() -> None:
     """Side by side; `python -m tests.broken` has all the bugs."""
     bugs = ("ack_before_write", "no_recovery", "whole_batches")
