@@ -38,7 +38,7 @@ class Boot:
     """The present boot. waits: for the time. id: 16 bytes, the kernel's; where there is none, of this process."""
 
     def __init__(self, clock: Clock, *, waits: bool = True, id_: bytes | None = None) -> None:
-        self.id = id_ or _kernels() or secrets.token_bytes(16)
+        self.id = id_ or kernel_boot_id() or secrets.token_bytes(16)
         self.waits = waits
         self._clock = clock
         self._wrong_ms: int | None = None
@@ -61,7 +61,8 @@ class Boot:
         return Uptime(self.id, self._wrong_ms)
 
 
-def _kernels() -> bytes | None:
+def kernel_boot_id() -> bytes | None:
+    """16 bytes; None where the kernel has none."""
     try:
         return bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
     except (OSError, ValueError):

@@ -90,7 +90,7 @@ class GroupCommit:
         while not self._room.is_set():
             await self._room.wait()
         messages, group = delivery.payload, self._open
-        repeated = {i for i in messages.redelivered if self._is_repeated(messages.keys[i])}
+        repeated = {i for i in messages.redelivered if self._is_repeated(messages, i)}
         thinned = self._decoder.thinned
         refused = self._decoder.decode(messages, group.columns, repeated)
         group.thinned += self._decoder.thinned - thinned
@@ -113,7 +113,10 @@ class GroupCommit:
     def _is_full(self, group: Group) -> bool:
         return len(group.columns) >= self._config.commit_records_max or group.payload_bytes >= self._bytes_max
 
-    def _is_repeated(self, key: int) -> bool:
+    def _is_repeated(self, messages: Chunk, index: int) -> bool:
+        return any(map(self._knows, messages.known_as.get(index) or [messages.keys[index]]))
+
+    def _knows(self, key: int) -> bool:
         return self._spool.knows(key) or key in self._committing.known or key in self._open.known
 
     async def run(self) -> None:

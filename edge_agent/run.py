@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from broker_bridge.uplink import Uplink
 from edge_agent import quarantine
-from edge_agent.boot import Boot
+from edge_agent.boot import Boot, kernel_boot_id
 from edge_agent.collect import Collector, Publisher
 from edge_agent.commit import GroupCommit
 from edge_agent.config import Coap, GatewayConfig
@@ -142,7 +142,13 @@ def make_collectors(config: GatewayConfig, clock: Clock, knows: Callable[[int], 
 
         topics = [mapping.topic for mapping in config.mappings]
         collectors["coap"] = CoapCollector(
-            config.coap, clock, config.collect.payload_bytes_max, topics, knows, _secure(config.coap)
+            config.coap,
+            clock,
+            config.collect.payload_bytes_max,
+            topics,
+            knows,
+            kernel_boot_id(),
+            _secure(config.coap),
         )
     if config.coap is not None and config.coap.resources:
         from edge_agent.collect.coap_resources import CoapResources

@@ -36,8 +36,9 @@ class Chunk:
     """Messages that a collector received together, in order of arrival, as parallel lists.
 
     `keys` are 64-bit fingerprints that stay the same when the sender sends a message again; `redelivered`
-    holds the indexes of the messages that may be such repetitions (MQTT: the DUP flag). `oversized` maps the
-    index of a message that was too long to its true payload size in bytes; `payloads` has its beginning.
+    holds the indexes of the messages that may be such repetitions (MQTT: the DUP flag), and `known_as` maps those that
+    may be known by other keys than their own to these. `oversized` maps the index of a message that was too long
+    to its true payload size in bytes; `payloads` has its beginning.
     `formats` maps the index of a message that says what it is to the formats it may be in, the usual one first.
     """
 
@@ -48,6 +49,7 @@ class Chunk:
     redelivered: set[int] = field(default_factory=set)
     oversized: dict[int, int] = field(default_factory=dict)
     formats: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    known_as: dict[int, list[int]] = field(default_factory=dict)
 
 
 Deliver = Callable[[Delivery[Chunk]], Awaitable[None]]

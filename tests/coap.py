@@ -29,16 +29,18 @@ READING = b'{"ts": 1767225600123, "power": 1830.5}'
 
 
 class FakeClock:
-    """Time that a test owns."""
+    """Time that a test owns: true time, by how much the wall clock is wrong, and when the machine booted."""
 
     def __init__(self) -> None:
         self.ms = 1_767_225_600_000
+        self.wrong_ms = 0
+        self.booted_s = 0.0
 
     def now_ms(self) -> int:
-        return self.ms
+        return self.ms + self.wrong_ms
 
     def monotonic_s(self) -> float:
-        return self.ms / 1000
+        return self.ms / 1000 - self.booted_s
 
 
 class Sink:
@@ -84,6 +86,7 @@ async def serving(
     topics: tuple[str, ...] = (),
     knows: Callable[[int], bool] = lambda _key: False,
     secure: Secure | None = None,
+    boot_id: bytes | None = b"a boot",
     **settings: object,
 ) -> AsyncIterator[int]:
     """A running collector's port. Fails the test when anything in its loop failed."""
@@ -91,7 +94,7 @@ async def serving(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     port = port or free_port()
     config = Coap.model_validate({"bind": "127.0.0.1", "port": port, **settings})
-    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, secure)
+    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, boot_id, secure)
     task = asyncio.create_task(collector.run(deliver))
     try:
         await until(lambda: task.done() or "listening on" in collector.state())

@@ -38,7 +38,7 @@ from edge_agent.collect import handed_over
 from edge_agent.collect.coap_blocks import Blocks, Step
 from edge_agent.collect.coap_endpoint import Recent, listen
 from edge_agent.collect.coap_formats import LINK_FORMAT, formats_of, links, not_taken
-from edge_agent.collect.coap_keys import keys
+from edge_agent.collect.coap_keys import Keys
 from edge_agent.config import Coap
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import Clock
@@ -71,7 +71,8 @@ class CoapCollector:
     """A `Collector`.
 
     payload_bytes_max: limits a body, in one datagram or in blocks. topics: of the mappings; those under `telemetry`
-    are paths. knows: whether the spool has committed a message with this key. secure: to listen with DTLS, too.
+    are paths. knows: whether the spool has committed a message with this key. boot_id: the kernel's. secure: to
+    listen with DTLS, too.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class CoapCollector:
         payload_bytes_max: int,
         topics: Iterable[str],
         knows: Callable[[int], bool],
+        boot_id: bytes | None,
         secure: "Secure | None" = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._payload_bytes_max = payload_bytes_max
         self._knows = knows
+        self._keys = Keys(clock, boot_id)
         self._secure = secure
         paths = dict.fromkeys([COAP_MAPPING.topic, *(topic for topic in topics if topic.startswith(f"{ROOT}/"))])
         self._patterns = [pattern(path) for path in paths]
@@ -195,7 +198,7 @@ class CoapCollector:
     def _is_committed(self, request: Any) -> bool:
         """Whether a block without its transfer is the last one of a body that was committed before a crash."""
         last = not request.opt.block1.more
-        return last and self._may_be_known() and self._knows(keys(request, self._clock.now_ms())[0])
+        return last and self._may_be_known() and any(map(self._knows, self._keys.known_as(request)))
 
     def _refusal(self, step: Step) -> Any:
         if step is Step.INCOMPLETE:
@@ -223,17 +226,18 @@ class CoapCollector:
         return _response(codes.CHANGED)
 
     def _chunk(self, request: Any, body: bytes) -> Chunk:
-        now_ms = self._clock.now_ms()
         block = request.opt.block1
         whole = block is None or block.block_number == 0
+        may_be_known = whole and self._may_be_known()
         formats = formats_of(request.opt.content_format)
         return Chunk(
-            received_at_ms=now_ms,
+            received_at_ms=self._clock.now_ms(),
             topics=["/".join(request.opt.uri_path)],
             payloads=[body],
-            keys=keys(request, now_ms),
-            redelivered={0} if whole and self._may_be_known() else set(),
+            keys=self._keys.own(request),
+            redelivered={0} if may_be_known else set(),
             formats={0: formats} if formats else {},
+            known_as={0: self._keys.known_as(request)} if may_be_known else {},
         )
 
     def _core(self, request: Any) -> Any:

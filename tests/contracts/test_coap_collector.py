@@ -95,7 +95,7 @@ def test_it_listens_on_either_family(bind: str, to: str) -> None:
 
 
 def collector(**settings: object) -> CoapCollector:
-    return CoapCollector(Coap.model_validate(settings), SystemClock(), 1000, (), lambda _key: False)
+    return CoapCollector(Coap.model_validate(settings), SystemClock(), 1000, (), lambda _key: False, None)
 
 
 def test_a_taken_port_is_a_sentence() -> None:

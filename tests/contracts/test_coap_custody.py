@@ -6,14 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from edge_agent.collect.coap_endpoint import EXCHANGE_LIFETIME_S
+from edge_agent.collect.coap_secure import Secure
 from edge_agent.commit import GroupCommit
-from edge_agent.config import Coap, Collect, GatewayConfig, Spool
+from edge_agent.config import Coap, Collect, Dtls, GatewayConfig, Spool
 from edge_agent.decode import Decoder
 from edge_agent.spool import Spool as OpenSpool
 from edge_agent.spool import open_spool
+from proof.coap_wire import decode
+from proof.mixed_coap import Udp
+from proof.mixed_dtls import Secured
 from proof.ports import free_port
-from telemetry.clock import SystemClock
+from proof.rules import IDENTITY
+from telemetry.clock import Clock, SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from tests.coap import (
     ACK,
@@ -179,7 +186,7 @@ def test_keys_stay_the_same_when_a_message_is_repeated_after_a_restart() -> None
                 clock.ms += int(elapsed_s * 1000)
                 async with serving(sink.deliver, clock, port=port):
                     await device.ask(message())
-                assert sink.chunks[-1].keys[0] in first.keys
+                assert set(sink.chunks[-1].known_as[0]) & set(first.keys)
                 assert sink.chunks[-1].redelivered == {0}
 
     asyncio.run(main())
@@ -215,6 +222,106 @@ def test_a_message_repeated_to_a_restarted_agent_is_in_the_spool_once(tmp_path: 
                     last_seq = spool.status().last_seq
             assert last_seq == 4
             assert bad.code == "2.04"  # the journal knows that it is durable, not that it is a dead letter
+
+    asyncio.run(main())
+
+
+HOUR_MS = 3_600_000
+STEPS_MS = [0, HOUR_MS, -HOUR_MS, -10 * 365 * 24 * HOUR_MS]
+"""By how much a wall clock is set; the last one to before it is believed."""
+
+
+@pytest.mark.parametrize("step_ms", STEPS_MS)
+def test_a_clock_that_is_set_makes_no_repetition_a_new_message(step_ms: int, tmp_path: Path) -> None:
+    """Neither a message in one datagram nor a last block, repeated to a restarted agent."""
+
+    async def main() -> None:
+        port, clock, body = free_port(), FakeClock(), blocks(READING, 20)
+        with Device(port) as device:
+            async with agent(tmp_path, port, clock):
+                assert (await device.ask(message())).code == "2.04"
+                assert [(await device.ask(block)).code for block in body] == ["2.31", "2.31", "2.04"]
+            clock.wrong_ms = step_ms
+            clock.ms += int(EXCHANGE_LIFETIME_S * 1000) - 1
+            async with agent(tmp_path, port, clock) as spool:
+                assert (await device.ask(message())).code == "2.04"
+                assert (await device.ask(body[-1])).code == "2.04"
+                assert spool.status().last_seq == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("step_ms", STEPS_MS)
+def test_a_clock_that_is_set_between_dtls_sessions_makes_no_repetition_a_new_message(
+    step_ms: int, tmp_path: Path
+) -> None:
+    """Repeated in another session with the same agent, and with the next."""
+
+    async def main() -> None:
+        port, clock, key = free_port(), FakeClock(), b"k" * 16
+        file = tmp_path / "psk"
+        file.write_text(f"{IDENTITY}:{key.hex()}\n")
+        file.chmod(0o600)
+        loop = asyncio.get_running_loop()
+        transport, udp = await loop.create_datagram_endpoint(Udp, remote_addr=("127.0.0.1", port))
+
+        async def post() -> int:
+            """The answer's code in a session of its own."""
+            session = Secured(udp, key)
+            await session.send(message())
+            async with asyncio.timeout(10):
+                while not (said := await session.receive(1)):
+                    pass
+            return decode(said[0]).code
+
+        for _ in range(2):
+            secure = Secure(Dtls(psk_file=file, port=port), "127.0.0.1")
+            async with agent(tmp_path, free_port(), clock, secure=secure) as spool:
+                for _ in range(2):
+                    assert await post() == 0x44, "2.04"
+                    clock.wrong_ms = step_ms
+                last_seq = spool.status().last_seq
+        transport.close()
+        assert last_seq == 1
+
+    asyncio.run(main())
+
+
+def test_a_message_id_used_again_after_its_lifetime_is_a_new_message_wherever_the_clock_was_set(tmp_path: Path) -> None:
+    """To the second where the wall clock showed the time of the first one, too."""
+
+    async def main() -> None:
+        port, clock = free_port(), FakeClock()
+        with Device(port) as device:
+            for taken in range(1, 5):
+                async with agent(tmp_path, port, clock) as spool:
+                    assert (await device.ask(message())).code == "2.04"
+                    assert spool.status().last_seq == taken
+                clock.ms += 260_000
+                clock.wrong_ms = -260_000 * taken * (taken % 2)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("wrong_ms", "boot_id", "taken"), [(0, b"next", 1), (0, None, 1), (-(10**12), b"next", 2)], ids=repr
+)
+def test_after_a_reboot_the_wall_clock_tells_if_it_is_set(
+    wrong_ms: int, boot_id: bytes | None, taken: int, tmp_path: Path
+) -> None:
+    """A clock that each boot begins in 1994 would take new messages for old ones: we choose repetition."""
+
+    async def main() -> None:
+        port, clock = free_port(), FakeClock()
+        clock.wrong_ms = wrong_ms
+        with Device(port) as device:
+            async with agent(tmp_path, port, clock, boot_id and b"first"):
+                assert (await device.ask(message())).code == "2.04"
+            clock.ms += 30_000
+            clock.booted_s = clock.ms / 1000 - 10
+            async with agent(tmp_path, port, clock, boot_id) as spool:
+                assert (await device.ask(message())).code == "2.04"
+                assert spool.status().last_seq == taken
 
     asyncio.run(main())
 
@@ -288,16 +395,22 @@ def test_uploads_at_the_same_time_are_told_apart_by_their_request_tag() -> None:
 
 
 @asynccontextmanager
-async def agent(folder: Path, port: int) -> AsyncIterator[OpenSpool]:
+async def agent(
+    folder: Path,
+    port: int,
+    clock: Clock | None = None,
+    boot_id: bytes | None = b"a boot",
+    secure: Secure | None = None,
+) -> AsyncIterator[OpenSpool]:
     """Collector, decode stage, group commit and spool, as the agent wires them."""
     config = GatewayConfig(gateway="g", coap=Coap(), spool=Spool(path=folder / "spool", free_bytes_min=0))
     spool = open_spool(config.spool, "g", 1000)
     with ThreadPoolExecutor(1) as thread:
         decoder = Decoder(config, spool.series_id)
-        commit = GroupCommit(spool, decoder, Collect(), SystemClock(), thread)
+        commit = GroupCommit(spool, decoder, Collect(), clock or SystemClock(), thread)
         committing = asyncio.create_task(commit.run())
         try:
-            async with serving(commit.deliver, port=port, knows=spool.knows):
+            async with serving(commit.deliver, clock, port=port, knows=spool.knows, boot_id=boot_id, secure=secure):
                 yield spool
         finally:
             committing.cancel()

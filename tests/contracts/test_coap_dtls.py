@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from edge_agent.collect.coap_dtls import Session, Sessions
-from edge_agent.collect.coap_keys import keys
+from edge_agent.collect.coap_keys import Keys
 from edge_agent.collect.coap_secure import Peer, Secure
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import Coap, Dtls, GatewayConfig
@@ -22,7 +22,7 @@ from proof.ports import free_port
 from telemetry.clock import SystemClock
 from telemetry.errors import ConfigError
 from tests.brokers import HOST
-from tests.coap import Sink, libcoap, serving
+from tests.coap import FakeClock, Sink, libcoap, serving
 
 KEY = "0123456789abcdef"
 KEYS = {b"meter": KEY.encode(), b"boiler": b"k" * 32}
@@ -106,8 +106,10 @@ def test_a_message_that_is_repeated_in_a_new_session_has_the_key_that_it_had() -
         request.remote = Peer(Session(number, address(port), None))
         return request
 
-    assert keys(of(1), 0) == keys(of(2), 0)
-    assert keys(of(1), 0)[0] not in {*keys(of(1, port=2), 0), *keys(of(1, mid=8), 0)}
+    keys = Keys(FakeClock(), b"a boot")
+    assert keys.own(of(1)) == keys.own(of(2))
+    assert set(keys.own(of(1))).isdisjoint([*keys.known_as(of(1, port=2)), *keys.known_as(of(1, mid=8))])
+    assert set(keys.own(of(1))) & set(keys.known_as(of(2)))
     assert of(1).remote.sockaddr != of(2).remote.sockaddr, "while the agent runs, a session has message ids of its own"
 
 
