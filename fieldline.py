@@ -258,6 +258,25 @@ def analytics_serve(
     run(url, host, port, password_file, saved)
 
 
+@analytics_app.command("rollup")
+def analytics_rollup(
+    url: Url = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped.")] = False,
+) -> None:
+    """Bring the stored rollups up to date; their numbers are exact also without, but slower to read."""
+    from analytics.rollup import run
+
+    _exit(run(url, follow=follow))
+
+
+@analytics_app.command("backfill")
+def analytics_backfill(url: Url = None) -> None:
+    """Recompute all rollups from the raw table, month by month; goes on where it was killed."""
+    from analytics.rollup import run_backfill
+
+    _exit(run_backfill(url))
+
+
 @app.command("demo")
 def demo(
     directory: Annotated[

@@ -67,6 +67,8 @@ PROMISED = [
         "broker run",
         "analytics migrate",
         "analytics serve",
+        "analytics rollup",
+        "analytics backfill",
         "clickhouse password",
     ),
     *("alerts run", "alerts check", "alerts list", "alerts acknowledge", "alerts mute", "alerts test"),
