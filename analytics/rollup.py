@@ -2,7 +2,7 @@
 
 A bucket is recomputed as a whole from the raw rows, never incremented. What has changed is known from the intents,
 not from clocks: the readings of a settled intent are complete, so their buckets are recomputed, and only then the
-intent says so (`done` = 2). Until then the views compute these buckets themselves (schema/0010_rollups.sql). So a
+intent says so (`done` = 2). Until then the views compute these buckets themselves (schema/0011_rollups.sql). So a
 run that was killed anywhere, or two at once, change no number that a reader sees: of a bucket the highest version
 counts, and what a run takes as settled is in the table before its version is drawn.
 
