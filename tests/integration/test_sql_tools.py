@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -24,6 +25,7 @@ from tests.brokers import HOST
 from tests.clickhouse import ROOT, Server, clickhouse
 from tests.commands import fieldline
 from tests.npm import installed
+from tests.pipeline import make_stack, until
 from tests.users import PASSWORD, url, users_file
 
 NODE_CLIENT = "@clickhouse/client@1.23.1"
@@ -176,7 +178,7 @@ def test_a_readers_queries_wait_for_each_other_and_hold_up_nobody(server: Server
 
     running = []
     with ThreadPoolExecutor(3) as pool, clickhouse_connect.get_client(**login(server, "root")) as root:
-        both = [pool.submit(run) for _ in range(3)]
+        both = [pool.submit(run) for _ in range(2)]
         while not all(done.done() for done in both):
             running.append(root.command("SELECT count() FROM system.processes WHERE query LIKE '%100000000000%7 = 1'"))
         for done in both:
@@ -201,6 +203,33 @@ def test_commands_as_a_reader_and_with_a_wrong_password(server: Server) -> None:
         assert wrong.status == 1
         assert f"refused the login of user {user}" in wrong.err
         assert "wr0ng" not in wrong.err
+
+
+def test_a_message_of_a_device_reaches_a_reader(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrations and ingest run as the writer; the fixture has migrated."""
+    stack = make_stack(tmp_path)
+    stack.ingest_config.write_text(stack.ingest_config.read_text().partition("\n")[2])
+    monkeypatch.setenv("CLICKHOUSE_URL", url(server.port, "worker"))
+    publish = shutil.which("mosquitto_pub")
+    assert publish, "install mosquitto-clients (tests/install-tools)"
+    message = ["-q", "1", "-t", "devices/pump-7/telemetry", "-m", '{"flow": 2.5}']
+
+    def stored() -> bool:
+        query = "SELECT device, metric, value FROM fieldline.readings"
+        return fieldline("sql", query, CLICKHOUSE_URL=url(server.port, "ann")).out.endswith("pump-7\tflow\t2.5\n")
+
+    async def main() -> None:
+        async with stack.running(("device-broker", "trunk-broker", "ingest", "edge")):
+            command = [publish, "-h", HOST, "-p", str(stack.ports.mqtt), *message]
+            await asyncio.to_thread(subprocess.run, command, check=True, timeout=20)
+            await until(stored, "the reader finds the reading", 30)
+            assert "%40" not in stack.programs["ingest"].tail()
+
+    asyncio.run(main())
+    account = fieldline("account", CLICKHOUSE_URL=url(server.port, "ann"))
+    assert account.status == 0, account
 
 
 def test_a_hash_from_the_command_line_lets_in() -> None:
