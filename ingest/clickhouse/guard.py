@@ -76,7 +76,7 @@ _OTHERS = frozenset(
         " initializeaggregation defaultvalueoftypename bytesize visiblewidth isconstant globalvariable getsubcolumn"
         " variantelement varianttype rownumberinblock rownumberinallblocks blocknumber blocksize countdigits"
         " lowcardinalityindices lowcardinalitykeys dumpcolumnstructure indexhint"
-        " countdistinct parsetimedelta queryid connectionid currentroles enabledroles"
+        " _cast countdistinct parsetimedelta queryid connectionid currentroles enabledroles"
     )
 )
 _ENGINES = frozenset(

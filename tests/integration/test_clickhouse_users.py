@@ -21,9 +21,7 @@ from ingest.clickhouse.users import Accounts, Users, hashed, load
 from telemetry.errors import ConfigError, FieldlineError
 from tests.brokers import HOST
 from tests.clickhouse import Server, clickhouse
-
-NAMES = {"root": "admin", "worker": "writer", "ann": "reader"}
-PASSWORD = "p@ss/word"
+from tests.users import PASSWORD, url, users_file
 
 ATTEMPTS = [
     "SELECT * FROM file('/etc/hostname', 'LineAsString')",
@@ -114,20 +112,8 @@ ATTEMPTS = [
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("users")
     with clickhouse(folder / "data", "--users", str(users_file(folder))) as running:
-        assert migrate(url(running, "worker")) == 0
+        assert migrate(url(running.port, "worker")) == 0
         yield running
-
-
-def users_file(folder: Path) -> Path:
-    path = folder / "users.toml"
-    lines = [f'[users.{name}]\nrole = "{role}"\npassword_hash = "{hashed(PASSWORD)}"' for name, role in NAMES.items()]
-    path.write_text("\n".join([*lines, "[limits]", "seconds_max = 5", "result_rows_max = 10000"]))
-    path.chmod(0o600)
-    return path
-
-
-def url(server: Server, user: str, password: str = "p%40ss%2Fword") -> str:
-    return f"http://{user}:{password}@{HOST}:{server.port}"
 
 
 def ask(server: Server, user: str, text: str, query: str = "") -> tuple[int, str]:
@@ -267,7 +253,7 @@ def test_curl_and_a_wrong_password(server: Server) -> None:
         assert json.loads(done.stdout)["data"] == [{"a": 1}]
     for user in ("ann", "nobody"):
         with pytest.raises(FieldlineError, match=f"refused the login of user {user}"):
-            connect(url(server, user, "wrong"))
+            connect(url(server.port, user, "wrong"))
     assert PASSWORD not in server.log.read_text()
 
 

@@ -1,0 +1,242 @@
+"""SQL tools that are not ours, with a login: each real client as an admin and as a reader of the embedded server."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import clickhouse_connect
+import pandas as pd
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from sqlalchemy.exc import DatabaseError
+
+from ingest.clickhouse.request import Credentials
+from ingest.clickhouse.users import Accounts, Users
+from tests.brokers import HOST
+from tests.clickhouse import ROOT, Server, clickhouse
+from tests.commands import fieldline
+from tests.npm import installed
+from tests.pipeline import make_stack, until
+from tests.users import PASSWORD, url, users_file
+
+NODE_CLIENT = "@clickhouse/client@1.23.1"
+LIMITS = "seconds_max = 1\nmemory_bytes_max = 67108864\nresult_rows_max = 10000\nqueries_max = 1"
+FOREVER = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
+EVERYBODY = pytest.mark.parametrize("user", ["root", "ann"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("tools")
+    with clickhouse(folder / "data", "--users", str(users_file(folder, LIMITS))) as running:
+        migrated = fieldline("analytics", "migrate", CLICKHOUSE_URL=url(running.port, "worker"))
+        assert migrated.status == 0, migrated.err
+        with clickhouse_connect.get_client(**login(running, "root")) as client:
+            for table in ("connect", "node"):
+                client.command(f"CREATE TABLE {table} (a UInt32, b String) ENGINE = MergeTree ORDER BY a")
+            client.insert("connect", [[1, "one"], [2, "two"]], column_names=["a", "b"])
+        yield running
+
+
+def login(server: Server, user: str) -> dict[str, Any]:
+    return {"host": HOST, "port": server.port, "username": user, "password": PASSWORD, "database": "fieldline"}
+
+
+@EVERYBODY
+def test_clickhouse_connect(server: Server, user: str) -> None:
+    with clickhouse_connect.get_client(**login(server, user)) as client:
+        rows = client.query("SELECT a, b FROM connect WHERE a < {most:UInt32} ORDER BY a", parameters={"most": 9})
+        assert rows.result_rows == [(1, "one"), (2, "two")]
+        assert client.query_df("SELECT a FROM connect ORDER BY a")["a"].tolist() == [1, 2]
+        assert client.query_arrow("SELECT a FROM connect ORDER BY a").column("a").to_pylist() == [1, 2]
+        with client.query_row_block_stream("SELECT number FROM numbers(9000)") as blocks:
+            assert sum(len(block) for block in blocks) == 9000
+        inserts = (
+            lambda: client.insert_df("connect", pd.DataFrame({"a": [0], "b": ["x"]})),
+            lambda: client.insert_arrow("connect", pa.table({"a": pa.array([0], pa.uint32())})),
+            lambda: client.command("ALTER TABLE connect DELETE WHERE a = 0 SETTINGS mutations_sync = 1"),
+        )
+        for insert in inserts:
+            if user == "root":
+                insert()
+            else:
+                with pytest.raises(ClickHouseError, match="Not enough privileges"):
+                    insert()
+        assert client.command("SELECT count() FROM connect") == 2
+
+
+@EVERYBODY
+def test_clickhouse_connect_with_asyncio(server: Server, user: str) -> None:
+    async def main() -> None:
+        client = await clickhouse_connect.get_async_client(**login(server, user))
+        try:
+            assert (await client.query("SELECT a FROM connect ORDER BY a")).result_rows == [(1,), (2,)]
+            with pytest.raises(ClickHouseError, match="nope"):
+                await client.query("SELECT nope")
+            if user == "ann":
+                with pytest.raises(ClickHouseError, match="Not enough privileges"):
+                    await client.insert("connect", [[3, "three"]])
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+
+
+@EVERYBODY
+def test_sqlalchemy_reflects_and_selects(server: Server, user: str) -> None:
+    engine = sa.create_engine(url(server.port, user).replace("http:", "clickhousedb:") + "/fieldline")
+    try:
+        inspector = sa.inspect(engine)
+        assert "fieldline" in inspector.get_schema_names()
+        assert {"readings", "connect"} <= set(inspector.get_table_names("fieldline"))
+        assert {"device", "value"} <= {column["name"] for column in inspector.get_columns("readings", "fieldline")}
+        table = sa.Table("connect", sa.MetaData(), schema="fieldline", autoload_with=engine)
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(table.c.a, table.c.b).order_by(table.c.a.desc()).limit(1))
+            assert list(found) == [(2, "two")]
+            assert pd.read_sql(sa.text("SELECT count() AS n FROM connect"), connection)["n"].tolist() == [2]
+            if user == "ann":
+                with pytest.raises(DatabaseError, match="Not enough privileges"):
+                    connection.execute(sa.text("DROP TABLE connect"))
+    finally:
+        engine.dispose()
+
+
+def test_node(server: Server) -> None:
+    node = shutil.which("node")
+    assert node, "node is missing: tests/install-tools installs it with npm"
+    for user in ("root", "ann"):
+        command = [node, "tests/clickhouse_client.mjs", server.url, user, PASSWORD, str(installed(NODE_CLIENT))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["ping"]
+        assert found["selected"] == [{"n": 5, "text": "it's\t{x}"}]
+        assert int(found["inserted"]) == 3
+        assert found["streamed"] == 9000
+        assert found["error"].startswith("47: ")
+        assert (found["insert"] == "") if user == "root" else ("Not enough privileges" in found["insert"])
+
+
+@EVERYBODY
+def test_curl(server: Server, user: str) -> None:
+    curl = shutil.which("curl")
+    assert curl, "curl is missing"
+
+    def run(text: str) -> str:
+        command = [curl, "-s", "--noproxy", "*", "-u", f"{user}:{PASSWORD}", "--data-binary", text, server.url]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    assert json.loads(run("SELECT a FROM fieldline.connect ORDER BY a FORMAT JSON"))["data"] == [{"a": 1}, {"a": 2}]
+    refused = run("CREATE OR REPLACE TABLE fieldline.curl (a Int8) ENGINE = Memory")
+    assert (refused == "") if user == "root" else ("Not enough privileges" in refused)
+
+
+def test_the_way_redash_asks(server: Server) -> None:
+    """Login and database in the URL, the format in the statement's last line, all columns as the schema."""
+
+    def asked(text: str) -> list[dict[str, Any]]:
+        login = urlencode({"user": "ann", "password": PASSWORD, "database": "fieldline"})
+        with urlopen(f"{server.url}/?{login}", f"{text}\nFORMAT JSON".encode(), timeout=30) as response:
+            found: list[dict[str, Any]] = json.load(response)["data"]
+            return found
+
+    assert asked("SELECT 1 AS a") == [{"a": 1}]
+    columns = asked("SELECT database, table, name FROM system.columns WHERE database NOT IN ('system')")
+    assert {"database": "fieldline", "table": "readings", "name": "value"} in columns
+    assert [row["b"] for row in asked("SELECT b FROM connect ORDER BY a")] == ["one", "two"]
+
+
+# --- limits of a reader
+
+
+def test_a_readers_time_and_memory_end(server: Server) -> None:
+    with clickhouse_connect.get_client(**login(server, "ann")) as client:
+        with pytest.raises(ClickHouseError, match="TIMEOUT_EXCEEDED"):
+            client.command(FOREVER)
+        with pytest.raises(ClickHouseError, match="MEMORY_LIMIT_EXCEEDED"):
+            client.command("SELECT length(groupArray(toString(number))) FROM numbers(3000000)")
+        assert client.command("SELECT count() FROM connect") == 2
+
+
+def test_a_readers_queries_wait_for_each_other_and_hold_up_nobody(server: Server) -> None:
+    def run() -> None:
+        with (
+            clickhouse_connect.get_client(**login(server, "ann"), autogenerate_session_id=False) as client,
+            pytest.raises(ClickHouseError, match="TIMEOUT_EXCEEDED"),
+        ):
+            client.command(FOREVER)
+
+    running = []
+    with ThreadPoolExecutor(3) as pool, clickhouse_connect.get_client(**login(server, "root")) as root:
+        both = [pool.submit(run) for _ in range(2)]
+        while not all(done.done() for done in both):
+            running.append(root.command("SELECT count() FROM system.processes WHERE query LIKE '%100000000000%7 = 1'"))
+        for done in both:
+            done.result()
+    assert max(running) == 1
+
+
+# --- our own commands
+
+
+def test_commands_as_a_reader_and_with_a_wrong_password(server: Server) -> None:
+    reader = {"CLICKHOUSE_URL": url(server.port, "ann")}
+    asked = fieldline("sql", "SELECT a FROM fieldline.connect ORDER BY a", **reader)
+    assert (asked.status, asked.out.split()) == (0, ["a", "1", "2"]), asked
+    account = fieldline("account", **reader)
+    assert account.status == 0, account
+    refused = fieldline("sql", "DROP TABLE fieldline.connect", **reader)
+    assert refused.status == 1
+    assert "Not enough privileges" in refused.err
+    for user, command in (("ann", "account"), ("worker", "analytics migrate")):
+        wrong = fieldline(*command.split(), CLICKHOUSE_URL=url(server.port, user, "wr0ng"))
+        assert wrong.status == 1
+        assert f"refused the login of user {user}" in wrong.err
+        assert "wr0ng" not in wrong.err
+
+
+def test_a_message_of_a_device_reaches_a_reader(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrations and ingest run as the writer; the fixture has migrated."""
+    stack = make_stack(tmp_path)
+    stack.ingest_config.write_text(stack.ingest_config.read_text().partition("\n")[2])
+    monkeypatch.setenv("CLICKHOUSE_URL", url(server.port, "worker"))
+    publish = shutil.which("mosquitto_pub")
+    assert publish, "install mosquitto-clients (tests/install-tools)"
+    message = ["-q", "1", "-t", "devices/pump-7/telemetry", "-m", '{"flow": 2.5}']
+
+    def stored() -> bool:
+        query = "SELECT device, metric, value FROM fieldline.readings"
+        return fieldline("sql", query, CLICKHOUSE_URL=url(server.port, "ann")).out.endswith("pump-7\tflow\t2.5\n")
+
+    async def main() -> None:
+        async with stack.running(("device-broker", "trunk-broker", "ingest", "edge")):
+            command = [publish, "-h", HOST, "-p", str(stack.ports.mqtt), *message]
+            await asyncio.to_thread(subprocess.run, command, check=True, timeout=20)
+            await until(stored, "the reader finds the reading", 30)
+            assert "%40" not in stack.programs["ingest"].tail()
+
+    asyncio.run(main())
+    account = fieldline("account", CLICKHOUSE_URL=url(server.port, "ann"))
+    assert account.status == 0, account
+
+
+def test_a_hash_from_the_command_line_lets_in() -> None:
+    printed = fieldline("clickhouse", "password", stdin="s3cret\n")
+    assert printed.status == 0, printed.err
+    assert "s3cret" not in printed.out
+    users = Users.model_validate({"users": {"eve": {"role": "reader", "password_hash": printed.out.strip()}}})
+    accounts = Accounts(users)
+    assert accounts.verify(Credentials("eve", "s3cret")) == "reader"
+    assert accounts.verify(Credentials("eve", "s3cret\n")) is None
