@@ -41,6 +41,7 @@ _WRITE_KINDS = frozenset(
         "InsertQuery CreateQuery AlterQuery AlterCommand DropQuery TruncateQuery Rename OptimizeQuery DeleteQuery"
         " Columns Storage ColumnDeclaration DataType TupleDataType NameTypePair Index Projection Constraint TTLElement"
         " Partition Assignment ViewTargets NameCodec CodecDeclaration StatisticsDeclaration ProjectionSelectQuery Codec"
+        " QueryParameter"  # of views with parameters
     )
 )
 _EXPLAINS = re.compile(r"EXPLAIN(?: AST| SYNTAX| QUERY TREE| PLAN| PIPELINE| ESTIMATE)?")
