@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from sqlalchemy.exc import DatabaseError
 
+from analytics import queries
 from ingest.clickhouse.request import Credentials
 from ingest.clickhouse.users import Accounts, Users
 from tests.brokers import HOST
@@ -32,6 +33,10 @@ NODE_CLIENT = "@clickhouse/client@1.23.1"
 LIMITS = "seconds_max = 1\nmemory_bytes_max = 67108864\nresult_rows_max = 10000\nqueries_max = 1"
 FOREVER = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
 EVERYBODY = pytest.mark.parametrize("user", ["root", "ann"])
+
+
+EXAMPLES: dict[str, Any] = {"String": "d", "Array(String)": ["d"], "Int64": 60_000}
+"""Of each type a value for parameters that must be given."""
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +192,15 @@ def test_a_readers_queries_wait_for_each_other_and_hold_up_nobody(server: Server
 
 
 # --- our own commands
+
+
+def test_every_named_query_as_a_reader(server: Server) -> None:
+    """The dashboard's, Grafana's and the command line's, with a login that may only read."""
+    with clickhouse_connect.get_client(**login(server, "ann")) as client:
+        for name in queries.every():
+            given = {p.name: EXAMPLES[p.type] for p in queries.load(name).parameters if p.default is None}
+            queries.ask(client, name, **given)
+        assert client.query("SELECT count() FROM fieldline.query_gateways").result_rows
 
 
 def test_commands_as_a_reader_and_with_a_wrong_password(server: Server) -> None:
