@@ -1,7 +1,7 @@
 """Rollups equal the same aggregate of the raw table at every moment, whatever happens in whatever order."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -126,7 +126,10 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# No shrinking: each step asks a real engine, so it would take minutes, and the steps are few anyway.
+@settings(
+    max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(STEP, min_size=4, max_size=10))
 def test_a_rollup_equals_the_raw_aggregate_at_every_moment(client, steps):
     store = Store(client)
@@ -154,6 +157,18 @@ def test_a_run_that_is_killed_at_any_statement_changes_nothing_that_is_read(clie
     _stopped(client, "roll up", statements)
     store.check()
     roll_up(client)
+    store.check()
+
+
+def test_replayed_readings_count_for_as_long_as_they_are_there(client):
+    store = Store(client)
+    store.commit([("a", 0, 1)])
+    backfill(client, Console(quiet=True))
+    store.replay([("a", 1, 7), ("b", 2, 7)])
+    store.check()
+    roll_up(client)
+    store.check()
+    store.delete()
     store.check()
 
 
