@@ -1,7 +1,7 @@
 """Rollups equal the same aggregate of the raw table at every moment, whatever happens in whatever order."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -64,6 +64,12 @@ class Store:
             self._intent(number, stamp, 1)
         self.open = []
 
+    def commit(self, rows):
+        """A whole commit, and what was open before it."""
+        self.declare(rows)
+        self.write()
+        self.settle()
+
     def replay(self, rows):
         self.replays += 1
         self._rows(rows, START_MS, self.replays)
@@ -108,22 +114,27 @@ class Store:
 
 
 ROWS = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 400), st.sampled_from(["1", "2", "-7", "nan"])),
+    st.tuples(st.sampled_from("ab"), st.sampled_from([0, 1, 2, 200]), st.sampled_from(["1", "2", "-7", "nan"])),
     min_size=1,
     max_size=4,
 )
 STEP = st.one_of(
-    st.tuples(st.just("declare"), ROWS),
-    st.tuples(st.sampled_from(["write", "write", "settle", "delete"])),
-    st.tuples(st.just("replay"), ROWS),
-    st.tuples(st.sampled_from(["roll up", "backfill"]), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["declare", "commit", "commit", "replay"]), ROWS),
+    st.tuples(st.sampled_from(["write", "settle", "delete"])),
+    st.tuples(st.just("roll up"), st.integers(0, 4)),
+    st.tuples(st.just("backfill"), st.integers(0, 5)),
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(STEP, min_size=4, max_size=12))
+# No shrinking: each step asks a real engine, so it would take minutes, and the steps are few anyway.
+@settings(
+    max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(STEP, min_size=4, max_size=10))
 def test_a_rollup_equals_the_raw_aggregate_at_every_moment(client, steps):
     store = Store(client)
+    _stopped(client, "backfill")
+    assert is_kept(client)
     for name, *arguments in steps:
         if name in ("roll up", "backfill"):
             _stopped(client, name, *arguments)
@@ -132,8 +143,44 @@ def test_a_rollup_equals_the_raw_aggregate_at_every_moment(client, steps):
         store.check()
     store.write()
     store.settle()
-    _stopped(client, "backfill", 99)
     roll_up(client)
+    store.check()
+
+
+@pytest.mark.parametrize("statements", range(5))
+def test_a_run_that_is_killed_at_any_statement_changes_nothing_that_is_read(client, statements):
+    store = Store(client)
+    backfill(client, Console(quiet=True))
+    store.commit([("a", 0, 1), ("b", 200, 2)])
+    roll_up(client)
+    store.commit([("a", 1, 4), ("b", 0, 8)])
+    _stopped(client, "roll up", statements)
+    store.check()
+    roll_up(client)
+    store.check()
+
+
+def test_replayed_readings_count_for_as_long_as_they_are_there(client):
+    store = Store(client)
+    store.commit([("a", 0, 1)])
+    backfill(client, Console(quiet=True))
+    store.replay([("a", 1, 7), ("b", 2, 7)])
+    store.check()
+    roll_up(client)
+    store.check()
+    store.delete()
+    store.check()
+
+
+def test_a_killed_backfill_goes_on_and_counts_only_when_it_is_whole(client):
+    store = Store(client)
+    store.commit([("a", 0, 1)])
+    _stopped(client, "backfill", 3)  # two rollups of the month, and the month
+    assert not is_kept(client)
+    store.commit([("a", 1, 2)])
+    store.check()
+    _stopped(client, "backfill")
+    assert is_kept(client)
     store.check()
 
 
@@ -152,9 +199,7 @@ def test_what_is_rolled_up_is_read_from_the_buckets(client):
     """The numbers that a reader sees are not always the raw table's own: else nothing was gained, or tested."""
     store = Store(client)
     backfill(client, Console(quiet=True))
-    store.declare([("a", 1, 5)])
-    store.write()
-    store.settle()
+    store.commit([("a", 1, 5)])
     assert roll_up(client) == 1
     assert roll_up(client) == 0
     client.command("TRUNCATE TABLE fieldline.readings")
