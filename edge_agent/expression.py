@@ -274,20 +274,23 @@ def _if(*_: float) -> float:
 _FUNCTIONS: dict[str, tuple[Callable[..., float], int, int]] = {
     "abs": (abs, 1, 1),
     "atan2": (math.atan2, 2, 2),
-    "ceil": (math.ceil, 1, 1),
+    "ceil": (lambda value: float(math.ceil(value)), 1, 1),
     "clamp": (_clamp, 3, 3),
     "cos": (math.cos, 1, 1),
     "exp": (math.exp, 1, 1),
-    "floor": (math.floor, 1, 1),
+    "floor": (lambda value: float(math.floor(value)), 1, 1),
     "hypot": (math.hypot, 2, NAMES_MAX),
     "if": (_if, 3, 3),
     "log": (math.log, 1, 1),
     "log10": (math.log10, 1, 1),
     "max": (max, 2, NAMES_MAX),
     "min": (min, 2, NAMES_MAX),
-    "round": (round, 1, 1),
+    "round": (lambda value: float(round(value)), 1, 1),
     "sin": (math.sin, 1, 1),
     "sqrt": (math.sqrt, 1, 1),
     "tan": (math.tan, 1, 1),
 }
-"""name: what it does, the least and the largest number of its arguments. `log` is the natural logarithm."""
+"""name: what it does, the least and the largest number of its arguments. `log` is the natural logarithm.
+
+All give doubles: the integers of Python's ceil, floor and round would grow without an end.
+"""

@@ -103,6 +103,12 @@ def test_what_has_no_value_gives_no_reading_and_the_others_stay() -> None:
     assert len(found) == 5
 
 
+def test_a_result_that_is_too_large_gives_no_reading_and_the_others_stay() -> None:
+    found, refused = Run({"metric": "m", "expression": "floor(a) * floor(b)"})(("a", {"a": 1e200, "b": 1e200}))
+    assert not refused
+    assert [name for _, name, _, _ in found] == ["a", "b"]
+
+
 def test_rules_come_after_and_quality_comes_from_the_operands() -> None:
     run = Run(
         POWER,
