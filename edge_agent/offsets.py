@@ -11,7 +11,7 @@ counts, if MESSAGES_MIN were looked at; two in a row that agree within AGREE_MS 
 matter as long as one message of the hour came at once. A device that always keeps its readings for an hour looks like
 one whose clock is an hour behind: nothing in its messages tells the two apart, which is why a person decides.
 
-Looking costs a chunk every LOOK_EVERY_MS. Limits: DEVICES_MAX devices are watched, TOLD_MAX are told.
+Looking costs READINGS_MAX readings every LOOK_EVERY_MS. Limits: DEVICES_MAX devices are watched, TOLD_MAX are told.
 """
 
 import logging
@@ -29,6 +29,7 @@ FIND_MS = 3_600_000
 MESSAGES_MIN = 20
 AGREE_MS = 10_000
 LOOK_EVERY_MS = 100
+READINGS_MAX = 300
 DEVICES_MAX = 100_000
 TOLD_MAX = 100
 
@@ -92,7 +93,9 @@ class Offsets:
 
     def _look(self, readings: Readings, now_ms: int) -> None:
         newest: dict[str, float] = {}
-        for id_, at_ms, quality in zip(readings.series, readings.measured_at, readings.quality, strict=True):
+        sample = slice(READINGS_MAX)
+        columns = readings.series[sample], readings.measured_at[sample], readings.quality[sample]
+        for id_, at_ms, quality in zip(*columns, strict=True):
             if id_ >= 0 and not quality & (TIME_FROM_GATEWAY | TIME_CORRECTED):
                 device = self._devices[id_]
                 if at_ms > newest.get(device, 0):

@@ -23,15 +23,6 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from edge_agent.config import Influx, Mapping
-from edge_agent.formats.cbor import cbor_tree
-from edge_agent.formats.csv import CsvDecoder
-from edge_agent.formats.influx import InfluxDecoder
-from edge_agent.formats.json import JsonDecoder, json_tree
-from edge_agent.formats.msgpack import MsgpackDecoder
-from edge_agent.formats.objects import ObjectsDecoder
-from edge_agent.formats.senml import senml_cbor, senml_json
-from edge_agent.formats.struct import StructDecoder
-from edge_agent.formats.text import TextDecoder
 from edge_agent.readings import Readings, SeriesIds
 from telemetry.config import Section
 
@@ -54,16 +45,76 @@ def _given(section: S | None) -> S:
 
 Format = Callable[[SeriesIds, Mapping], Decode]
 
+# A format is imported when a mapping first needs it: all of them together are a megabyte of the agent's memory.
+
+
+def _cbor(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.cbor import cbor_tree
+    from edge_agent.formats.objects import ObjectsDecoder
+
+    return ObjectsDecoder(cbor_tree, series, mapping.cbor)
+
+
+def _csv(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.csv import CsvDecoder
+
+    return CsvDecoder(series, _given(mapping.csv))
+
+
+def _influx(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.influx import InfluxDecoder
+
+    return InfluxDecoder(series, mapping.influx or Influx())
+
+
+def _json(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.json import JsonDecoder, json_tree
+
+    if mapping.json_ is None:
+        return JsonDecoder(series)
+    from edge_agent.formats.objects import ObjectsDecoder
+
+    return ObjectsDecoder(json_tree, series, mapping.json_)
+
+
+def _msgpack(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.msgpack import MsgpackDecoder
+
+    return MsgpackDecoder(series, mapping.msgpack)
+
+
+def _senml_cbor(series: SeriesIds, _: Mapping) -> Decode:
+    from edge_agent.formats.senml import senml_cbor
+
+    return senml_cbor(series)
+
+
+def _senml_json(series: SeriesIds, _: Mapping) -> Decode:
+    from edge_agent.formats.senml import senml_json
+
+    return senml_json(series)
+
+
+def _struct(series: SeriesIds, mapping: Mapping) -> Decode:
+    from edge_agent.formats.struct import StructDecoder
+
+    return StructDecoder(series, _given(mapping.struct))
+
+
+def _text(series: SeriesIds, _: Mapping) -> Decode:
+    from edge_agent.formats.text import TextDecoder
+
+    return TextDecoder(series)
+
+
 FORMATS: dict[str, Format] = {
-    "cbor": lambda series, mapping: ObjectsDecoder(cbor_tree, series, mapping.cbor),
-    "csv": lambda series, mapping: CsvDecoder(series, _given(mapping.csv)),
-    "influx": lambda series, mapping: InfluxDecoder(series, mapping.influx or Influx()),
-    "json": lambda series, mapping: (
-        JsonDecoder(series) if mapping.json_ is None else ObjectsDecoder(json_tree, series, mapping.json_)
-    ),
-    "msgpack": lambda series, mapping: MsgpackDecoder(series, mapping.msgpack),
-    "senml-cbor": lambda series, _: senml_cbor(series),
-    "senml-json": lambda series, _: senml_json(series),
-    "struct": lambda series, mapping: StructDecoder(series, _given(mapping.struct)),
-    "text": lambda series, _: TextDecoder(series),
+    "cbor": _cbor,
+    "csv": _csv,
+    "influx": _influx,
+    "json": _json,
+    "msgpack": _msgpack,
+    "senml-cbor": _senml_cbor,
+    "senml-json": _senml_json,
+    "struct": _struct,
+    "text": _text,
 }

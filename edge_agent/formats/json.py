@@ -53,7 +53,7 @@ class JsonDecoder:
         quality = TIME_FROM_GATEWAY
         if shape.has_ts:
             ts = message.ts
-            stamp = ts if type(ts) is int and SECONDS_BELOW <= ts < AT_MS_MAX else milliseconds(ts)
+            stamp = int(ts) if SECONDS_BELOW <= ts < AT_MS_MAX and ts == int(ts) else milliseconds(ts)
             if isinstance(stamp, str):
                 return stamp
             measured_at, quality = stamp, TIME_FROM_DEVICE

@@ -21,6 +21,7 @@ from typing import Literal
 from edge_agent.config import TimeUnit
 
 SECONDS_BELOW = 1e11
+HALF_US = 0.0005  # in ms
 AT_MS_MIN = 0  # 1970-01-01
 AT_MS_MAX = 4_102_444_800_000  # 2100-01-01, itself excluded
 
@@ -47,7 +48,7 @@ def milliseconds(
         return from_epoch(ts, unit, name)
     at: float = -1
     if -AT_MS_MAX < ts < AT_MS_MAX:  # so neither NaN nor infinite
-        at = fine(round(ts * 1_000_000)) if -SECONDS_BELOW < ts < SECONDS_BELOW else from_ms(ts)
+        at = from_ms(ts * 1000 if -SECONDS_BELOW < ts < SECONDS_BELOW else ts)
     if not AT_MS_MIN <= at < AT_MS_MAX:
         return f"{name} must be seconds or milliseconds since 1970 that lie in 1970-2099, got {_shown(ts)}"
     return at
@@ -60,8 +61,9 @@ def fine(at_us: int) -> float:
 
 
 def from_ms(count: float) -> float:
-    """Milliseconds that may have a fraction."""
-    return count if type(count) is int else fine(round(count * 1000))
+    """Milliseconds that may have a fraction. What is within half a microsecond of a whole one is that."""
+    whole = round(count)
+    return whole if abs(count - whole) < HALF_US else fine(round(count * 1000))
 
 
 def from_epoch(count: float, unit: TimeUnit, name: str = "a time") -> float | str:
