@@ -13,14 +13,15 @@ Readings that were inserted by hand, without an intent, are seen after the next 
 """
 
 import sys
-import threading
+import time
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 
-from ingest.clickhouse.client import Client, connect
+from analytics.dead_letters import tables
+from ingest.clickhouse.client import Client
 
 BUCKETS_MS = {"rollup_1m": 60_000, "rollup_1h": 3_600_000}
 INTENTS_MAX = 1_000
@@ -35,28 +36,23 @@ _SETTINGS = {"max_partitions_per_insert_block": 0}
 
 def run(url: str | None = None, *, follow: bool = False, out: TextIO | None = None) -> int:
     """Backfill if that is needed, then take in what is settled; with `follow` until interrupted."""
-    out, stop = out or sys.stdout, threading.Event()
-    client = connect(url)
-    try:
+    out = out or sys.stdout
+    with tables(url) as client:
         if not is_kept(client):
             backfill(client, Console(file=out))
         while True:
             intents = roll_up(client)
             if intents or not follow:
                 print(f"The rollups have taken in {intents:,} commits.", file=out, flush=True)
-            if not follow or stop.wait(FOLLOW_EVERY_S):
+            if not follow:
                 return 0
-    finally:
-        client.close()
+            time.sleep(FOLLOW_EVERY_S)
 
 
 def run_backfill(url: str | None = None, *, out: TextIO | None = None) -> int:
     """Recompute every bucket of the raw table."""
-    client = connect(url)
-    try:
+    with tables(url) as client:
         backfill(client, Console(file=out or sys.stdout))
-    finally:
-        client.close()
     return 0
 
 

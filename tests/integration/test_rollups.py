@@ -9,6 +9,7 @@ from analytics.migrate import migrate
 from analytics.rollup import BUCKETS_MS, backfill, is_kept, roll_up
 from ingest.clickhouse.client import connect
 from tests.clickhouse import clickhouse
+from tests.commands import fieldline
 
 START_MS = 1_500_000_000_000
 
@@ -204,3 +205,17 @@ def test_what_is_rolled_up_is_read_from_the_buckets(client):
     assert roll_up(client) == 0
     client.command("TRUNCATE TABLE fieldline.readings")
     assert client.query("SELECT count, sum FROM fieldline.rollup_1h").result_rows == [(1, 5.0)]
+
+
+def test_the_commands_say_what_they_did_and_what_is_missing(tmp_path):
+    with clickhouse(tmp_path / "ch") as running:
+        for words in (("rollup",), ("backfill",)):
+            refused = fieldline("analytics", *words, "--url", running.url)
+            assert refused.status == 1
+            assert "Run `fieldline analytics migrate`." in refused.err
+        connection = connect(running.url, database="default")
+        migrate(connection)
+        connection.close()
+        assert fieldline("analytics", "backfill", "--url", running.url).status == 0
+        done = fieldline("analytics", "rollup", "--url", running.url)
+        assert (done.status, done.out) == (0, "The rollups have taken in 0 commits.\n")
