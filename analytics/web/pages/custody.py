@@ -14,6 +14,7 @@ from analytics.web.asking import Asker
 
 LETTERS_S = 10.0
 LETTERS_PER_PAGE = 5
+LOSSES_MAX = 200
 
 
 async def build(asker: Asker, _: Request) -> None:
@@ -47,7 +48,8 @@ async def build(asker: Asker, _: Request) -> None:
         began = time.monotonic()
         books.content = books.content or '<p class="empty">Counting …</p>'
         async with trouble.told("accounting"):
-            found = (await asker.counted("web_accounting")).records
+            found = (await asker.counted("accounting")).records
+            found.sort(key=lambda row: bool(row["identity_holds"]))  # what is broken comes first
             books.content = _books(found, time.monotonic() - began)
 
     async def refresh() -> None:
@@ -56,7 +58,7 @@ async def build(asker: Asker, _: Request) -> None:
         if groups != shown:
             shown = groups
             _kinds(kinds, groups, open_)
-        losses.content = _losses((await asker.named("web_losses")).records)
+        losses.content = _losses((await asker.named("losses", limit=LOSSES_MAX)).records)
 
     async def open_(kind: str) -> None:
         opened.update(kind=kind, skip=0)
