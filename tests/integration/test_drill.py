@@ -34,8 +34,9 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
     transports = said["transports"]
     assert len(transports) == 10
     for via, counts in transports.items():
-        assert counts["said"] >= counts["found"] >= counts["promised"], via
-        assert counts["found"] > 0, via
+        assert counts["said"] >= counts["found"] > 0, via
+    losses = int(lines[-1].partition(" losses=")[2].split()[0])  # declared: a fault of this seed corrupts the spool
+    assert sum(max(0, counts["promised"] - counts["found"]) for counts in transports.values()) <= losses
 
 
 @pytest.mark.timeout(480)  # six seeds, if it comes to that
