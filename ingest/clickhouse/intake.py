@@ -7,14 +7,16 @@ head of an INSERT (`HEAD_BYTES_MAX`) and one piece of the data (1 MiB), beside w
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from email.parser import BytesParser
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from ingest.clickhouse.coding import NOT_CODED, Decoder
+from ingest.clickhouse.frames import FrameDecoder
 from ingest.clickhouse.protocol import IDLE_S_MAX, Fill
 from ingest.clickhouse.spill import Spill
 from ingest.clickhouse.statement import Insert, Statement, StatementError, keyword, parse
@@ -45,12 +47,19 @@ class Work:
 class Body:
     """A request's body, read once: `pieces` are decoded; `fill` takes all that is left of one that is not coded.
 
-    left: how many bytes are still to come, if the client has said how many there are.
+    left: how many bytes are still to come, if the client has said how many there are. frames: for decompress=1.
     """
 
-    def __init__(self, receive: Receive, coding: str, left: int | None = None, fill: Fill | None = None) -> None:
-        self.left = left if coding in NOT_CODED else None
-        self.pieces = self._read(receive, Decoder(coding))
+    def __init__(
+        self,
+        receive: Receive,
+        coding: str = "",
+        left: int | None = None,
+        fill: Fill | None = None,
+        frames: FrameDecoder | None = None,
+    ) -> None:
+        self.left = left if coding in NOT_CODED and frames is None else None
+        self.pieces = self._read(receive, [Decoder(coding), *([frames] if frames else [])])
         self._fill = fill
 
     @property
@@ -65,7 +74,7 @@ class Body:
         except ConnectionError as error:
             raise ClientGoneError from error
 
-    async def _read(self, receive: Receive, decoder: Decoder) -> AsyncIterator[bytes]:
+    async def _read(self, receive: Receive, decoders: Sequence[Decoder | FrameDecoder]) -> AsyncIterator[bytes]:
         more = True
         while more:
             try:
@@ -79,10 +88,14 @@ class Body:
             data = message.get("body", b"")
             if self.left is not None:
                 self.left -= len(data)
-            for piece in decoder.feed(data):
+            pieces: Iterable[bytes] = (data,)
+            for decoder in decoders:
+                pieces = chain.from_iterable(map(decoder.feed, pieces))
+            for piece in pieces:
                 if piece:
                     yield piece
-        decoder.end()
+        for decoder in decoders:
+            decoder.end()
 
 
 async def whole(pieces: AsyncIterator[bytes]) -> bytes:

@@ -19,6 +19,7 @@ from typing import IO, Any
 from ingest.clickhouse.answerer import Answerer, Headers, Send
 from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
+from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room
 from ingest.clickhouse.guard import Guard
 from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
@@ -54,6 +55,7 @@ class Interface:
         self._queries_max = limits.queries_max
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._hashing = asyncio.Semaphore(1)  # wrong passwords take one core's time, not all
+        self._frames = Room()
         self.sessions = Sessions()
         self.running: set[str] = set()
         self.closing = False
@@ -84,7 +86,9 @@ class Interface:
             return
         text = f"{text} (version {self.engine.version})\n"
         headers = [("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8")]
-        await answer.whole(status_of(code), [*answer.known, *headers], text.encode(errors="replace"))
+        body = text.encode(errors="replace")
+        packed = FrameCompressor().compress(body) if answer.framed else body
+        await answer.whole(status_of(code), [*answer.known, *headers], packed)
 
     async def _route(self, scope: Mapping[str, Any], receive: Receive, answer: Answerer) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -101,6 +105,7 @@ class Interface:
                 497, "ACCESS_DENIED", "A web page of another origin may not send queries to this server."
             )
         request = parse(method, path, scope["query_string"], headers)
+        answer.framed = request.framed_answer
         role = await self._role(request.credentials)
         fill = scope.get("extensions", {}).get(FILL)
         async with self._turn(role, request.credentials.user):
@@ -147,10 +152,13 @@ class Interface:
         answer.known += [("X-ClickHouse-Query-Id", query_id), ("X-ClickHouse-Timezone", self.engine.timezone)]
         answer.known += [("X-ClickHouse-Server-Display-Name", "fieldline")]
         with ExitStack() as stack:
-            body = Body(receive, request.content_encoding, request.content_length, fill)
+            frames = FrameDecoder(self._frames) if request.framed_body else None
+            if frames:
+                stack.callback(frames.close)
+            body = Body(receive, request.content_encoding, request.content_length, fill, frames)
             if request.content_type.startswith("multipart/form-data"):
                 request = with_form(request, form_fields(request.content_type, await whole(body.pieces)))
-                body = Body(_nothing, "")
+                body = Body(_nothing)
             work = await take(request.query, body, self.spill, stack)
             if query_id in self.running:
                 raise StatementError(
@@ -212,14 +220,10 @@ class Interface:
         begun = time.monotonic_ns()
         result = await worker(self.engine.run, job)
         self._learn(request, job)
-        headers = _headers(job, result, time.monotonic_ns() - begun)
-        coding = choose(request.accept_encoding) if result.body else None
-        if coding is None:
-            await answer.whole(200, [*answer.known, *headers], result.body)
-            return
-        packer = compressor(coding)
-        packed = await worker(lambda: packer.compress(result.body) + packer.flush())
-        await answer.whole(200, [*answer.known, *headers, ("Content-Encoding", coding)], packed)
+        packer, coded = _packing(request, result.body)
+        headers = [*answer.known, *_headers(job, result, time.monotonic_ns() - begun), *coded]
+        packed = await worker(lambda: packer.compress(result.body) + packer.flush()) if packer else result.body
+        await answer.whole(200, headers, packed)
 
     async def _run_stream(self, request: Request, job: Job, worker: Worker, answer: Answerer) -> None:
         begun = time.monotonic_ns()
@@ -246,11 +250,8 @@ class Interface:
         first = await worker(next, blocks, None)
         second = await worker(next, blocks, None) if first is not None else None
         first = first or b""
-        headers = _headers(job, Answer(first, 0, 0, 0, 0, 0), time.monotonic_ns() - begun)
-        coding = choose(request.accept_encoding) if first else None
-        packer = compressor(coding) if coding else None
-        if coding:
-            headers.append(("Content-Encoding", coding))
+        packer, coded = _packing(request, first)
+        headers = [*_headers(job, Answer(first, 0, 0, 0, 0, 0), time.monotonic_ns() - begun), *coded]
         if second is None:
             packed = await worker(lambda: packer.compress(first) + packer.flush()) if packer else first
             await answer.whole(200, [*answer.known, *headers], packed)
@@ -282,6 +283,14 @@ def _session(request: Request) -> str:
 
 def _headers(job: Job, result: Answer, elapsed_ns: int) -> Headers:
     return [("Content-Type", content_type(job.format)), ("X-ClickHouse-Summary", summary(result, elapsed_ns))]
+
+
+def _packing(request: Request, body: bytes) -> tuple[Any | None, Headers]:
+    """What packs an answer that begins with `body`, if anything does, and the headers that say so."""
+    if request.framed_answer:
+        return FrameCompressor(), []
+    coding = choose(request.accept_encoding) if body else None
+    return (compressor(coding), [("Content-Encoding", coding)]) if coding else (None, [])
 
 
 def _collected(blocks: Iterator[bytes], file: IO[bytes]) -> Iterator[bytes]:

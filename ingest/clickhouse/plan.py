@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ingest.clickhouse.engine import Job
+from ingest.clickhouse.hello import FORMAT, asks_hello, hello
 from ingest.clickhouse.intake import Work
 from ingest.clickhouse.lanes import Lane
 from ingest.clickhouse.reply import streams
@@ -44,6 +45,8 @@ def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...
         named = work.statement.format
         if work.statement.keyword == b"KILL":
             text = with_own_ids(text)
+        elif asks_hello(text, request.protocol_revision, named or request.default_format or ""):
+            text, named = hello(), FORMAT
         elif b"REVISION" in work.statement.words:
             text = with_own_revision(text)
     return Job(
