@@ -133,14 +133,22 @@ class FrameCompressor:
     def compress(self, data: bytes) -> bytes:
         """The frames that hold `data`; none for nothing."""
         view = memoryview(data)
-        return b"".join(_frame(view[at : at + _PIECE_BYTES]) for at in range(0, len(view), _PIECE_BYTES))
+        return b"".join(_packed(view[at : at + _PIECE_BYTES]) for at in range(0, len(view), _PIECE_BYTES))
 
     def flush(self) -> bytes:
         """Nothing is held back."""
         return b""
 
 
-def _frame(plain: memoryview) -> bytes:
-    packed = bytes(lz4.block.compress(plain, store_size=False))
-    body = _HEAD.pack(_LZ4, _HEAD.size + len(packed), len(plain)) + packed
+def stored(text: bytes) -> bytes:
+    """A frame that holds a short text as it is: some clients look for an error's text without undoing frames."""
+    return _frame(_NONE, text, len(text))
+
+
+def _packed(plain: memoryview) -> bytes:
+    return _frame(_LZ4, bytes(lz4.block.compress(plain, store_size=False)), len(plain))
+
+
+def _frame(method: int, data: bytes, plain_bytes: int) -> bytes:
+    body = _HEAD.pack(method, _HEAD.size + len(data), plain_bytes) + data
     return _checksum(body) + body

@@ -19,7 +19,7 @@ from typing import IO, Any
 from ingest.clickhouse.answerer import Answerer, Headers, Send
 from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
-from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room
+from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room, stored
 from ingest.clickhouse.guard import Guard
 from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
@@ -87,8 +87,7 @@ class Interface:
         text = f"{text} (version {self.engine.version})\n"
         headers = [("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8")]
         body = text.encode(errors="replace")
-        packed = FrameCompressor().compress(body) if answer.framed else body
-        await answer.whole(status_of(code), [*answer.known, *headers], packed)
+        await answer.whole(status_of(code), [*answer.known, *headers], stored(body) if answer.framed else body)
 
     async def _route(self, scope: Mapping[str, Any], receive: Receive, answer: Answerer) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

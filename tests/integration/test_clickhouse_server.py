@@ -291,6 +291,7 @@ def test_errors_come_in_frames_too_and_a_broken_frame_inserts_nothing(server: Se
     refused = Answer(server, b"SELECT nope", compress=1)
     assert (refused.status, refused.code) == (404, "47")
     assert plain(refused.body).startswith(b"Code: 47. DB::Exception: ")
+    assert plain(refused.body) in refused.body
     with pytest.raises(http.client.IncompleteRead) as cut:
         Answer(server, b"SELECT throwIf(number = 900000), number FROM numbers(1000000) FORMAT TSV", compress=1)
     assert b"__exception__" in plain(cut.value.partial)
