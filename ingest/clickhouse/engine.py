@@ -44,7 +44,9 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One statement with all that its request says about it. `preamble`: statements to run before it."""
+    """One statement with all that its request says about it. `preamble`: statements to run before it; `tables`: those
+    that make its external tables, under its settings.
+    """
 
     query_id: str
     text: bytes
@@ -53,6 +55,7 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     preamble: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     readonly: bool = False
 
 
@@ -167,13 +170,14 @@ def _preparation(job: Job, defaults: Mapping[str, str]) -> str:
     if job.readonly and settings.get("readonly", "0") == "0":
         settings["readonly"] = "2"
     readonly = settings.pop("readonly", None)
-    if readonly is not None:
-        settings["readonly"] = readonly  # last: after it no setting may be changed
     statements = list(job.preamble)
     if job.database:
         name = job.database.replace("\\", "\\\\").replace("`", "\\`")
         statements.append(f"USE `{name}`")
     statements.append("SET " + ", ".join(f"{name} = '{_quoted(value)}'" for name, value in settings.items()))
+    statements += job.tables
+    if readonly is not None:  # last: after it nothing may be made, and no setting changed
+        statements.append(f"SET readonly = '{_quoted(readonly)}'")
     return ";\n".join(statements)
 
 

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from email.parser import BytesParser
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -191,23 +190,3 @@ def _write(file: IO[bytes], pieces: list[bytes]) -> None:
     data = memoryview(b"".join(pieces))
     while data:
         data = data[file.write(data) :]
-
-
-def form_fields(content_type: str, data: bytes) -> dict[str, str]:
-    """The plain fields of a multipart/form-data body (RFC 7578). Raises StatementError for a file in it."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    parsed = BytesParser().parsebytes(head + data)
-    fields: dict[str, str] = {}
-    for part in parsed.get_payload() if parsed.is_multipart() else []:
-        assert not isinstance(part, str)
-        name = part.get_param("name", header="content-disposition")
-        if part.get_filename() is not None or not isinstance(name, str):
-            raise StatementError(
-                48,
-                "NOT_IMPLEMENTED",
-                "External data tables are not supported by this server. Insert them into a table.",
-            )
-        payload = part.get_payload(decode=True)
-        assert isinstance(payload, bytes)
-        fields[name] = payload.decode(errors="surrogateescape")
-    return fields

@@ -14,14 +14,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from ingest.clickhouse.answerer import Answerer, Headers, Send
 from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
+from ingest.clickhouse.external import parts
 from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room, stored
 from ingest.clickhouse.guard import Guard
-from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
+from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
 from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
 from ingest.clickhouse.protocol import FILL, Fill
@@ -155,8 +157,11 @@ class Interface:
             if frames:
                 stack.callback(frames.close)
             body = Body(receive, request.content_encoding, request.content_length, fill, frames)
+            created: tuple[str, ...] = ()
             if request.content_type.startswith("multipart/form-data"):
-                request = with_form(request, form_fields(request.content_type, await whole(body.pieces)))
+                form = parts(request.content_type, await whole(body.pieces))
+                request, tables = with_form(request, form)
+                created = tuple(table.created_from(self._kept(table.data, stack)) for table in tables)
                 body = Body(_nothing)
             work = await take(request.query, body, self.spill, stack)
             if query_id in self.running:
@@ -168,8 +173,14 @@ class Interface:
             self.running.add(query_id)
             stack.callback(self.running.discard, query_id)
             answer.before_end.append(stack.close)
-            job = job_of(request, work, query_id, self._preamble(request))
+            job = job_of(request, work, query_id, self._preamble(request), created)
             await self._run(request, role, work, job, receive, answer)
+
+    def _kept(self, data: bytes, stack: ExitStack) -> Path:
+        """The data in a file, until the stack ends."""
+        path = Path(stack.enter_context(self.spill.file()).name)
+        path.write_bytes(data)
+        return path
 
     def _preamble(self, request: Request) -> tuple[str, ...]:
         if request.session_id is None:

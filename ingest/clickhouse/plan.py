@@ -1,9 +1,10 @@
 """From a request to the engine's job: what to run, with which settings, in which lane. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ingest.clickhouse.engine import Job
+from ingest.clickhouse.external import Part, Table, descriptions, tables
 from ingest.clickhouse.hello import FORMAT, asks_hello, hello
 from ingest.clickhouse.intake import Work
 from ingest.clickhouse.lanes import Lane
@@ -31,7 +32,7 @@ def streamed(request: Request, work: Work) -> bool:
     return streams(work.statement.keyword, work.statement.words, work.statement.format, default)
 
 
-def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...]) -> Job:
+def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...], tables: tuple[str, ...] = ()) -> Job:
     settings = dict(request.settings)
     text, named = work.text, None
     if isinstance(work.statement, Insert):
@@ -57,11 +58,22 @@ def job_of(request: Request, work: Work, query_id: str, preamble: tuple[str, ...
         settings=settings,
         params=request.params,
         preamble=preamble,
+        tables=tables,
         readonly=request.readonly,
     )
 
 
-def with_form(request: Request, fields: Mapping[str, str]) -> Request:
-    params = {name.removeprefix("param_"): value for name, value in fields.items() if name.startswith("param_")}
-    query = fields.get("query", "").encode(errors="surrogateescape")
-    return replace(request, query=query or request.query, params={**request.params, **params})
+def with_form(request: Request, form: Sequence[Part]) -> tuple[Request, list[Table]]:
+    """The request with the form's fields, and the tables that the form brings. Raises StatementError."""
+    fields = {part.name: part.data for part in form if not part.is_file}
+    params = {name.removeprefix("param_"): _text(data) for name, data in fields.items() if name.startswith("param_")}
+    describing = descriptions(form)
+    given = {**{name: _text(data) for name, data in fields.items()}, **request.settings}
+    settings = {name: value for name, value in request.settings.items() if name not in describing}
+    query = fields.get("query") or request.query
+    changed = replace(request, query=query, params={**request.params, **params}, settings=settings)
+    return changed, tables(form, given)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
