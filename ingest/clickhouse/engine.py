@@ -8,14 +8,19 @@
 - All methods block; call them from threads, all of one statement's from one thread. The process must never
   fork after `Engine.open`.
 
+- On a full disk the engine answers CREATE and ALTER with success, having replaced the table's definition by an empty
+  file. So `check_room` is to be asked before; and `open` names such a file.
+
 Limits: the result of a statement that is not streamed, `result_bytes_max`; the engine's memory,
-`memory_bytes_max`. What the engine lacks against a server: users, replication, query_log.
+`memory_bytes_max`; the disk's free space for definitions, `FREE_BYTES_MIN`.
+What the engine lacks against a server: users, replication, query_log.
 Whoever may query may also read and write files and URLs as this process (file(), url()).
 """
 
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +29,7 @@ from typing import IO, Any
 
 from telemetry.errors import FieldlineError
 
+FREE_BYTES_MIN = 32 * 1024**2
 # clickhouse-local reads "1" as SELECT 1, a server does not; and an insert that was answered is in its table
 _AS_A_SERVER = {"implicit_select": "0", "async_insert": "0"}
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
@@ -100,7 +106,9 @@ class Engine:
             found = self._anchor.query("SELECT version(), timezone()", "TabSeparated").bytes()
         except self._errors as error:
             self.close()
-            raise FieldlineError(f"ClickHouse cannot open the data in {self.path}: {_text(error)}") from error
+            raise FieldlineError(
+                f"ClickHouse cannot open the data in {self.path}: {_lost_definition(self.path) or _text(error)}"
+            ) from error
         self.version, self.timezone = found.decode().rstrip("\n").split("\t")
 
     def close(self) -> None:
@@ -111,6 +119,16 @@ class Engine:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def check_room(self, free_bytes_min: int = FREE_BYTES_MIN) -> None:
+        """Raises EngineError when the disk is too full for a definition to be written safely."""
+        free = shutil.disk_usage(self.path).free
+        if free < free_bytes_min:
+            raise EngineError(
+                f"Code: 243. DB::Exception: {free} bytes are free on the disk of {self.path}, {free_bytes_min} are"
+                " needed to change a definition. Drop a partition or a table, or free space otherwise."
+                " (NOT_ENOUGH_SPACE)"
+            )
 
     def run(self, job: Job) -> Answer:
         """Run a statement and return its whole result. Raises EngineError."""
@@ -191,6 +209,12 @@ def _quoted(value: str) -> str:
 
 def _text(error: BaseException) -> str:
     return str(error).removeprefix("Streaming query failed: ")
+
+
+def _lost_definition(path: Path) -> str:
+    """What a full disk has left of a CREATE or ALTER, as a sentence; empty if there is nothing like it."""
+    empty = next((file for file in path.glob("store/*/*/*.sql") if file.stat().st_size == 0), None)
+    return f"the definition {empty} is empty, written when the disk was full. Restore it from a backup" if empty else ""
 
 
 def _tidy(text: str) -> str:

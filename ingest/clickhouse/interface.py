@@ -8,6 +8,7 @@ comes late still gets its own status. A read whose client goes away is cancelled
 """
 
 import asyncio
+import errno
 import logging
 import tempfile
 import time
@@ -25,7 +26,7 @@ from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room, stored
 from ingest.clickhouse.guard import Guard
 from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, take, whole
 from ingest.clickhouse.lanes import Lanes, Worker
-from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
+from ingest.clickhouse.plan import defines, job_of, lane_of, streamed, with_form
 from ingest.clickhouse.protocol import FILL, Fill
 from ingest.clickhouse.reply import content_type, exception_block, status_of, summary
 from ingest.clickhouse.request import Credentials, Request, from_foreign_page, parse
@@ -75,7 +76,11 @@ class Interface:
             await self._refuse(answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})")
         except EngineError as error:
             await self._refuse(answer, error.code, error.text)
-        except Exception:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
+        except Exception as error:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                text = f"Code: 243. DB::Exception: The disk of {self.engine.path} is full. Free some of it."
+                await self._refuse(answer, 243, f"{text} (NOT_ENOUGH_SPACE)")
+                return
             _log.exception("a request failed inside the HTTP interface")
             await self._refuse(
                 answer,
@@ -202,6 +207,8 @@ class Interface:
         async with self.lanes.worker(lane) as worker:
             if self.closing and lane != "control":
                 raise StatementError(236, "ABORTED", "The server is shutting down.")
+            if defines(work):
+                await worker(self.engine.check_room)
             if role != "admin":
                 text = work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else job.text
                 job = await worker(self._guard.checked, role, job, text)

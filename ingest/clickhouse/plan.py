@@ -12,6 +12,7 @@ from ingest.clickhouse.reply import streams
 from ingest.clickhouse.request import Request
 from ingest.clickhouse.statement import Insert, with_own_ids, with_own_revision
 
+_DEFINING_WORDS = frozenset({b"CREATE", b"ALTER", b"RENAME", b"EXCHANGE", b"REPLACE", b"ATTACH"})
 _READ_WORDS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"})
 
 
@@ -22,6 +23,13 @@ def lane_of(work: Work) -> Lane:
         return "control"
     reads = work.statement.keyword in _READ_WORDS and b"INSERT" not in work.statement.words
     return "read" if reads else "write"
+
+
+def defines(work: Work) -> bool:
+    """Does it write a table's definition? To drop or detach a partition does not."""
+    if isinstance(work.statement, Insert) or work.statement.keyword not in _DEFINING_WORDS:
+        return False
+    return work.statement.keyword != b"ALTER" or b"PARTITION" not in work.statement.words
 
 
 def streamed(request: Request, work: Work) -> bool:

@@ -534,6 +534,22 @@ def test_what_a_second_server_is_told(server: Server, tmp_path: Path) -> None:
     assert "must not contain" in refused("--path", str(tmp_path / "a*b"), "--port", "0")
 
 
+def test_a_definition_that_a_full_disk_has_emptied_is_named(tmp_path: Path) -> None:
+    with clickhouse(tmp_path / "data") as server:
+        ask(server, "CREATE TABLE t (a Int8) ENGINE = MergeTree ORDER BY a")
+        server.stop()
+        (definition,) = server.path.glob("store/*/*/t.sql")
+        text = definition.read_bytes()
+        definition.write_bytes(b"")
+        command = [sys.executable, "-m", "ingest.clickhouse.server", "--path", str(server.path), "--port", "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert f"the definition {definition} is empty" in done.stderr
+        definition.write_bytes(text)
+        server.start()
+        assert ask(server, "SELECT count() FROM t") == "0\n"
+
+
 def test_a_kill_loses_no_answered_insert_and_no_token(tmp_path: Path) -> None:
     with clickhouse(tmp_path / "data") as server:
         ask(server, f"CREATE TABLE kept {READINGS}")
