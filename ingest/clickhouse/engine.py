@@ -7,7 +7,6 @@
 - Inserts are synchronous by default (`async_insert=0`): what was answered is in the table.
 - All methods block; call them from threads, all of one statement's from one thread. The process must never
   fork after `Engine.open`.
-
 - On a full disk the engine answers CREATE and ALTER with success, having replaced the table's definition by an empty
   file. So `check_room` is to be asked before; and `open` names such a file.
 

@@ -10,12 +10,13 @@ refused; a reader's settings are an allow list in the URL, and in the text the e
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ingest.clickhouse.engine import Engine, Job
+from ingest.clickhouse.kill import restricted
 from ingest.clickhouse.statement import StatementError, keyword, tokens
 from ingest.clickhouse.users import Limits, Role
 
@@ -139,12 +140,17 @@ class Guard:
         self._combinators: tuple[str, ...] = ()
         self._table_functions: frozenset[str] = frozenset()
 
-    def checked(self, role: Role, job: Job, text: bytes) -> Job:
-        """The job, if this role may run it, with the role's limits. `text`: the statement without an INSERT's data.
+    def checked(self, role: Role, job: Job, text: bytes, own: Iterable[str] = ()) -> Job:
+        """The job, if this role may run it, with the role's limits. `text`: the statement without an INSERT's data;
+        `own`: the ids of the queries that the user has running.
 
         Raises StatementError, and EngineError for what the engine cannot parse.
         """
         first = keyword(text)
+        if first == b"KILL":
+            if role == "writer":
+                return replace(job, text=restricted(text, None))
+            return replace(job, text=restricted(text, own), settings=self._settings(job), preamble=())
         if first not in (READS if role == "reader" else READS | WRITES | {b"SET"}):
             raise _refusal(f"begins with {first.decode(errors='replace')[:40]}, which the role {role} may not run")
         if len(text) > TEXT_BYTES_MAX:

@@ -25,7 +25,7 @@ from ingest.clickhouse.external import parts
 from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room, stored
 from ingest.clickhouse.guard import Guard
 from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, take, whole
-from ingest.clickhouse.lanes import Lanes, Worker
+from ingest.clickhouse.lanes import Lane, Lanes, Worker
 from ingest.clickhouse.plan import defines, job_of, lane_of, streamed, with_form
 from ingest.clickhouse.protocol import FILL, Fill
 from ingest.clickhouse.reply import content_type, exception_block, status_of, summary
@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _COLLECT_BYTES_IN_MEMORY = 16 * 1024**2
 _PIECE_BYTES = 1024**2
 TURN_S_MAX = 10.0
+CANCELLED = 394
 
 
 class _BrokenOffError(Exception):
@@ -60,7 +61,7 @@ class Interface:
         self._hashing = asyncio.Semaphore(1)  # wrong passwords take one core's time, not all
         self._frames = Room()
         self.sessions = Sessions()
-        self.running: set[str] = set()
+        self.running: dict[str, str] = {}  # query id -> user
         self.closing = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -75,6 +76,9 @@ class Interface:
         except StatementError as error:
             await self._refuse(answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})")
         except EngineError as error:
+            if self.closing and error.code == CANCELLED:
+                await self._refuse(answer, 236, "Code: 236. DB::Exception: The server is shutting down. (ABORTED)")
+                return
             await self._refuse(answer, error.code, error.text)
         except Exception as error:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -114,8 +118,7 @@ class Interface:
         answer.framed = request.framed_answer
         role = await self._role(request.credentials)
         fill = scope.get("extensions", {}).get(FILL)
-        async with self._turn(role, request.credentials.user):
-            await self._query(request, role, receive, fill, answer)
+        await self._query(request, role, receive, fill, answer)
 
     async def _role(self, presented: Credentials) -> Role:
         if self.accounts is None:
@@ -133,9 +136,9 @@ class Interface:
         return role
 
     @asynccontextmanager
-    async def _turn(self, role: Role, user: str) -> AsyncIterator[None]:
-        """A reader's queries wait for each other, so that they leave workers to the rest."""
-        if role != "reader":
+    async def _turn(self, role: Role, user: str, lane: Lane) -> AsyncIterator[None]:
+        """A reader's queries wait for each other, so that they leave workers to the rest; what ends them does not."""
+        if role != "reader" or lane == "control":
             yield
             return
         turns = self._turns.setdefault(user, asyncio.Semaphore(self._queries_max))
@@ -175,17 +178,23 @@ class Interface:
                     "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
                     f"Query with id = {query_id} is already running.",
                 )
-            self.running.add(query_id)
-            stack.callback(self.running.discard, query_id)
+            self.running[query_id] = request.credentials.user
+            stack.callback(self.running.pop, query_id, None)
             answer.before_end.append(stack.close)
             job = job_of(request, work, query_id, self._preamble(request), created)
-            await self._run(request, role, work, job, receive, answer)
+            async with self._turn(role, request.credentials.user, lane_of(work)):
+                await self._run(request, role, work, job, receive, answer)
 
     def _kept(self, data: bytes, stack: ExitStack) -> Path:
         """The data in a file, until the stack ends."""
         path = Path(stack.enter_context(self.spill.file()).name)
         path.write_bytes(data)
         return path
+
+    def _own(self, request: Request, job: Job) -> list[str]:
+        """The ids of the other queries of the same user."""
+        user = request.credentials.user
+        return [id_ for id_, of in self.running.items() if of == user and id_ != job.query_id]
 
     def _preamble(self, request: Request) -> tuple[str, ...]:
         if request.session_id is None:
@@ -210,8 +219,7 @@ class Interface:
             if defines(work):
                 await worker(self.engine.check_room)
             if role != "admin":
-                text = work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else job.text
-                job = await worker(self._guard.checked, role, job, text)
+                job = await worker(self._guard.checked, role, job, _checkable(work), self._own(request, job))
             if lane != "read":
                 await self._run_whole(request, job, worker, answer)
                 return
@@ -291,6 +299,11 @@ class Interface:
         if failed:
             raise _BrokenOffError
         await answer.end()
+
+
+def _checkable(work: Work) -> bytes:
+    """The statement without an INSERT's data."""
+    return work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else work.text
 
 
 def _session(request: Request) -> str:

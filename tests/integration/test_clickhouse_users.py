@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -19,7 +20,7 @@ from analytics.migrate import run as migrate
 from ingest.clickhouse.client import connect
 from ingest.clickhouse.users import Accounts, Users, hashed, load
 from telemetry.errors import ConfigError, FieldlineError
-from tests.brokers import HOST
+from tests.brokers import HOST, wait_until
 from tests.clickhouse import Server, clickhouse
 from tests.users import PASSWORD, url, users_file
 
@@ -88,6 +89,8 @@ ATTEMPTS = [
     "SET readonly = 0",
     "USE system",
     "KILL QUERY WHERE 1",
+    "KILL QUERY WHERE query_id = file('/etc/hostname')",
+    "KILL MUTATION WHERE query_id = 'a'",
     "CREATE TABLE x (a Int8) ENGINE = Memory",
     "CREATE DATABASE x",
     "CREATE FUNCTION f AS x -> x",
@@ -233,6 +236,23 @@ def test_a_writer_writes_and_reads_no_files(server: Server) -> None:
         status, said = ask(server, "worker", text)
         assert status == 403, said
         assert "Not enough privileges" in said
+
+
+SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
+
+
+def test_a_reader_ends_its_own_query_and_no_other(server: Server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        of_root = pool.submit(ask, server, "root", f"/* root */ {SLOW}", "query_id=of-root")
+        of_ann = pool.submit(ask, server, "ann", f"/* ann */ {SLOW}", "query_id=of-ann")
+        count = "SELECT count() FROM system.processes WHERE Settings['log_comment'] LIKE 'of-%'"
+        wait_until(lambda: ask(server, "root", count)[1] == "2\n", "both run")
+        assert ask(server, "ann", "KILL QUERY WHERE query_id = 'of-root' SYNC") == (200, "")
+        assert ask(server, "ann", "KILL QUERY WHERE query LIKE '%100000000000%' SYNC")[1].startswith("finished")
+        assert "QUERY_WAS_CANCELLED" in of_ann.result()[1]
+        assert ask(server, "root", count)[1] == "1\n", "root's still runs"
+        assert ask(server, "worker", "KILL QUERY WHERE query_id = 'of-root' SYNC")[1].startswith("finished")
+        assert "QUERY_WAS_CANCELLED" in of_root.result()[1]
 
 
 def test_curl_and_a_wrong_password(server: Server) -> None:
