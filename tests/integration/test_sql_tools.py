@@ -1,10 +1,11 @@
 """SQL tools that are not ours, with a login: each real client as an admin and as a reader of the embedded server."""
 
 import asyncio
+import io
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,17 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.external import ExternalData
 from sqlalchemy.exc import DatabaseError
 
-from analytics import queries
+from analytics import account, dead_letters, export, migrate, queries, replay, rollup, sql
+from analytics.alerts import commands as alerts
+from analytics.alerts.conditions import Subject
+from analytics.alerts.rules import AlertsConfig
+from analytics.dead_letters import Filter
+from analytics.export.dataset import Span
+from edge_agent.config import GatewayConfig
+from edge_agent.decode import Decoder
 from ingest.clickhouse.request import Credentials
 from ingest.clickhouse.users import Accounts, Users
+from telemetry.errors import FieldlineError
 from tests.brokers import HOST
 from tests.clickhouse import ROOT, Server, clickhouse
 from tests.commands import fieldline
@@ -332,6 +341,48 @@ def test_commands_as_a_reader_and_with_a_wrong_password(server: Server) -> None:
         assert "wr0ng" not in wrong.err
 
 
+def write_letter(server: Server) -> None:
+    with clickhouse_connect.get_client(**login(server, "root")) as client:
+        client.command(
+            "INSERT INTO dead_letters SELECT 'g', 'e', 1, now64(3), now64(3), 'plant/p', 'no mapping', '{\"a\": 1}'"
+        )
+
+
+def our_commands(folder: Path) -> dict[str, tuple[str, Callable[[str], int]]]:
+    """Of docs/sql.md: which role each needs, and how it is run with a URL."""
+    gateway = GatewayConfig.model_validate({"gateway": "g", "coap": {}, "mappings": [{"topic": "plant/{device}"}]})
+    decode, letters, out = Decoder.alone(gateway), Filter("g"), io.StringIO()
+    rules = {"rules": [{"name": "hot", "kind": "threshold", "metric": "a", "above": 1e9}]}
+    return {
+        "account": ("reader", lambda url: account.run(url, out=out)),
+        "sql": ("reader", lambda url: sql.run(url, "SELECT 1", "csv")),
+        "export": ("reader", lambda url: export.run(url, str(folder), export.DATASETS["readings"], Span(), out=out)),
+        "dead-letters list": ("reader", lambda url: dead_letters.list_(url, letters, out=out)),
+        "dead-letters replay --dry-run": ("reader", lambda url: replay.run(url, decode, letters, dry=True, out=out)),
+        "alerts list": ("reader", lambda url: alerts.list_(url, "table", every=True, out=out)),
+        "alerts check": ("reader", lambda url: alerts.check(AlertsConfig(**rules, clickhouse_url=url), out=out)),
+        "alerts mute": ("writer", lambda url: alerts.mute(url, "hot", Subject(), 0, out=out)),
+        "analytics migrate": ("writer", lambda url: migrate.run(url, out=out)),
+        "analytics rollup": ("writer", lambda url: rollup.run(url, out=out)),
+        "analytics backfill": ("writer", lambda url: rollup.run_backfill(url, out=out)),
+        "dead-letters replay": ("writer", lambda url: replay.run(url, decode, letters, again=True, out=out)),
+    }
+
+
+def test_every_command_with_the_role_that_it_needs(server: Server, tmp_path: Path) -> None:
+    """Twice, because a second replay ends what the first may have running, and removes what it has stored."""
+    write_letter(server)
+    for _ in range(2):
+        for command, (_role, run) in our_commands(tmp_path / "lake").items():
+            assert run(url(server.port, "worker")) == 0, command
+    for command, (role, run) in our_commands(tmp_path / "lake").items():
+        if role == "reader":
+            assert run(url(server.port, "ann")) == 0, command
+            continue
+        with pytest.raises(FieldlineError, match=r"Not enough privileges|does not take this from user ann"):
+            run(url(server.port, "ann"))
+
+
 def test_a_message_of_a_device_reaches_a_reader(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +395,7 @@ def test_a_message_of_a_device_reaches_a_reader(
     message = ["-q", "1", "-t", "devices/pump-7/telemetry", "-m", '{"flow": 2.5}']
 
     def stored() -> bool:
-        query = "SELECT device, metric, value FROM fieldline.readings"
+        query = "SELECT device, metric, value FROM fieldline.readings WHERE metric = 'flow'"
         return fieldline("sql", query, CLICKHOUSE_URL=url(server.port, "ann")).out.endswith("pump-7\tflow\t2.5\n")
 
     async def main() -> None:
