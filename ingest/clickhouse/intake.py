@@ -106,8 +106,8 @@ async def whole(pieces: AsyncIterator[bytes]) -> bytes:
     return bytes(text)
 
 
-async def take(query: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
-    """Read a whole request; its data stays where `spill` has put it until the stack ends.
+async def take(query: bytes, body: Body, spill: Spill | None, stack: ExitStack) -> Work:
+    """Read a whole request; its data stays where `spill` has put it until the stack ends. None: it may bring none.
 
     Raises ClientGoneError and StatementError.
     """
@@ -153,7 +153,11 @@ def _check_length(text: bytearray) -> None:
         raise StatementError(62, "SYNTAX_ERROR", f"Max query size exceeded: {TEXT_BYTES_MAX} bytes")
 
 
-async def _with_data(statement: Insert, text: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
+async def _with_data(statement: Insert, text: bytes, body: Body, spill: Spill | None, stack: ExitStack) -> Work:
+    if spill is None:
+        async for _ in body.pieces:  # a client that still sends would not see the refusal
+            pass
+        raise StatementError(497, "ACCESS_DENIED", "Not enough privileges: this role may not INSERT.")
     start = text[statement.data_at :]
     if body.can_fill:
         assert body.left is not None

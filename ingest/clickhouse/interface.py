@@ -171,7 +171,7 @@ class Interface:
                 request, tables = with_form(request, form)
                 created = tuple(table.created_from(self._kept(table.data, stack)) for table in tables)
                 body = Body(_nothing)
-            work = await take(request.query, body, self.spill, stack)
+            work = await take(request.query, body, None if role == "reader" else self.spill, stack)
             if query_id in self.running:
                 raise StatementError(
                     216,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -292,3 +293,22 @@ def test_the_file_of_users(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="users"):
         load(path)
     assert isinstance(Users.model_validate({"users": {"a": {"role": "admin", "password_hash": hashed("x")}}}), Users)
+
+
+def test_what_a_reader_wants_to_insert_is_kept_nowhere(server: Server) -> None:
+    """Not even until the refusal: it would fill the disk."""
+    seen: set[int] = set()
+
+    def body() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"1\n" * 100_000
+            seen.add(sum(file.stat().st_size for file in (server.path / "http_spill").iterdir()))
+
+    headers = {"X-ClickHouse-User": "ann", "X-ClickHouse-Key": PASSWORD}
+    connection = HTTPConnection(HOST, server.port, timeout=30)
+    connection.request("POST", "/?query=INSERT%20INTO%20fieldline.w%20FORMAT%20TSV", body(), headers)
+    response = connection.getresponse()
+    assert response.status == 403
+    assert b"may not INSERT" in response.read()
+    assert seen == {0}
+    connection.close()
