@@ -7,6 +7,7 @@ its table function, its table in `system`. What is unknown is refused, so a new 
 
 Three statements show less in the tree than they run: SHOW … WHERE, APPLY and settings. The first two are
 refused; a reader's settings are an allow list in the URL, and in the text the engine's readonly=1 refuses them.
+KILL QUERY is a matter of its own (kill.py).
 """
 
 import re

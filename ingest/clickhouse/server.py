@@ -8,8 +8,8 @@ fsync_after_insert=1 and fsync_part_directory=1.
 
 Limits: `CONNECTIONS_MAX`, a request's head (protocol.py), statements at once per lane (`LANES`), request bodies
 (intake.py, spill.py), results (engine.py), and the engine's memory with `memory_bytes_max`.
-Not served: sessions' temporary tables, the native TCP protocol, TLS. Whoever may query
-may also read and write files as this process: without a password keep it on 127.0.0.1.
+Not served: sessions' temporary tables, the native TCP protocol, TLS. Whoever may query may also read and write
+files as this process: without a password keep it on 127.0.0.1.
 """
 
 import argparse
