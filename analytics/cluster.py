@@ -43,8 +43,8 @@ WORKER_SETTINGS = {
 is answered, what is read has all of them, and a subquery is asked once, not by each shard of its own rows."""
 
 NOT_PROVEN = (
-    "What a receipt promises is not proven on a cluster: the cluster form was never run by several servers, and with more"
-    " than one shard a worker that was succeeded may leave a late insert. Read docs/schema.md before you rely on it."
+    "What a receipt promises is not proven on a cluster: the cluster form was never run by several servers, and with"
+    " more than one shard a worker that was succeeded may leave a late insert. docs/schema.md says what to check."
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.{}-]{1,100}")
@@ -102,9 +102,9 @@ class Cluster:
             return (statement,)
         raise _refused(
             statement,
-            "analytics/cluster.py does not say what it means there; it knows CREATE TABLE IF NOT EXISTS, CREATE VIEW IF"
-            " NOT EXISTS, CREATE OR REPLACE VIEW, ALTER TABLE, DROP TABLE IF EXISTS, DROP VIEW IF EXISTS, TRUNCATE TABLE"
-            " IF EXISTS, DELETE FROM and INSERT INTO, each with the name in full",
+            "analytics/cluster.py does not say what it means there; it knows CREATE TABLE IF NOT EXISTS, CREATE VIEW"
+            " IF NOT EXISTS, CREATE OR REPLACE VIEW, ALTER TABLE, DROP TABLE IF EXISTS, DROP VIEW IF EXISTS, TRUNCATE"
+            " TABLE IF EXISTS, DELETE FROM and INSERT INTO, each with the name in full",
         )
 
     def _create(self, name: str, statement: str) -> tuple[str, ...]:
