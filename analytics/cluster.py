@@ -54,9 +54,7 @@ _VIEW = re.compile(
     rf"(?:CREATE VIEW IF NOT EXISTS|CREATE OR REPLACE VIEW|DROP VIEW IF EXISTS|CREATE DATABASE IF NOT EXISTS)"
     rf" {DATABASE}(?:\.\w+)?(?!\S)"
 )
-_CHANGE = re.compile(
-    rf"(?P<verb>ALTER TABLE|TRUNCATE TABLE IF EXISTS|DELETE FROM) {DATABASE}\.(?P<table>\w+)(?!\S)", re.DOTALL
-)
+_CHANGE = re.compile(rf"(?P<verb>ALTER TABLE|TRUNCATE TABLE IF EXISTS|DELETE FROM) {DATABASE}\.(?P<table>\w+)(?!\S)")
 _DROP = re.compile(rf"DROP TABLE IF EXISTS {DATABASE}\.(\w+)(?: SYNC)?\Z")
 _INSERT = re.compile(rf"INSERT INTO {DATABASE}\.(\w+)(?!\S)")
 _OF_A_REPLICA = re.compile(r"\A(?:MODIFY|RESET) SETTING\b")
@@ -92,7 +90,7 @@ class Cluster:
         if found := _CREATE_TABLE.match(statement):
             return self._create(found[1], statement)
         if found := _VIEW.match(statement):
-            return (_with_on(statement, found.end(), self.on),)
+            return (f"{found[0]}{self.on}{statement[found.end() :]}",)
         if found := _CHANGE.match(statement):
             return self._change(found["verb"], found["table"], statement[found.end() :], statement)
         if found := _DROP.match(statement):
@@ -169,10 +167,6 @@ class Cluster:
         return name in self.sharded
 
 
-def _with_on(statement: str, at: int, on: str) -> str:
-    return f"{statement[:at]}{on}{statement[at:]}"
-
-
 def _refused(statement: str, why: str) -> FieldlineError:
     head = " ".join(statement.split())[:120]
     return FieldlineError(f"`{head}` cannot be brought into the cluster form: {why}.")
@@ -200,9 +194,7 @@ def _clauses(statement: str) -> dict[str, str]:
     """What follows the columns of a CREATE TABLE, by its first word."""
     starts = [token for token in _top(statement) if token[0] in _CLAUSES]
     ends = [token.start() for token in starts[1:]] + [len(statement)]
-    return {
-        token[0]: statement[token.start() : end].strip().rstrip(";") for token, end in zip(starts, ends, strict=True)
-    }
+    return {token[0]: statement[token.start() : end].strip() for token, end in zip(starts, ends, strict=True)}
 
 
 def _first(order: str) -> str:
