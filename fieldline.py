@@ -227,11 +227,18 @@ def broker_run(
 
 
 @analytics_app.command("migrate")
-def analytics_migrate(url: Url = None) -> None:
+def analytics_migrate(
+    url: Url = None,
+    cluster: Annotated[
+        Optional[str],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Bring it to all servers of this cluster, as system.clusters names it; see docs/schema.md."),
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Only print the statements; needs no server.")] = False,
+) -> None:
     """Bring the database to the schema of this version; safe to repeat."""
-    from analytics.migrate import run
+    from analytics.migrate import print_statements, run
 
-    _exit(run(url))
+    _exit(print_statements(cluster) if print_ else run(url, cluster=cluster))
 
 
 @analytics_app.command("serve")

@@ -85,7 +85,16 @@ def _transport_sentence(error: Exception, where: Address) -> str:
             f"The connection to ClickHouse at {where.shown} failed: {_reason(causes)}."
             " Check that it runs, and that http or https in the URL is what it speaks."
         )
-    said = clean(str(error)).rstrip(".")
+    return _answer_sentence(error, where)
+
+
+def _answer_sentence(error: Exception, where: Address) -> str:
+    said = clean(str(error)).partition(", e.what()")[0].rstrip(".")
+    if "DB::Exception" in str(error):  # the client library asks for what a server of 2018 does not have
+        return (
+            f"ClickHouse at {where.shown} does not understand what it is asked first: {said}."
+            " It is too old for Fieldline; upgrade it to the current LTS version or newer."
+        )
     return f"What answers at {where.shown} is no ClickHouse: {said}. Check host and port in the URL."
 
 
