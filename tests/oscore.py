@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from aiocoap import POST, Context, Message, oscore
+from aiocoap import GET, POST, Context, Message, oscore
 from aiocoap.message import Direction
 from aiocoap.numbers.constants import TransportTuning
 
 from edge_agent.collect.oscore_file import DeviceKeys
+from tests.coap import Device, message
 
 SECRET = "0102030405060708090a0b0c0d0e0f10"
 METER = {"recipient_id": "01", "sender_id": "", "master_secret": SECRET, "master_salt": "9e7ca92223786340"}
 TANK = {"recipient_id": "02", "sender_id": "00", "master_secret": SECRET[::-1], "id_context": "37cbf3210017a2d3"}
 DEVICES = {"meter-1": METER, "tank": TANK}
+CHANGED, UNAUTHORIZED = "2.04 Changed", "4.01 Unauthorized"
 
 
 def keys_file(folder: Path, devices: dict[str, dict[str, str]] | None = None, mode: int = 0o600) -> Path:
@@ -120,3 +122,50 @@ class DeviceContext(oscore.CanProtect, oscore.CanUnprotect, oscore.SecurityConte
 class Sealed:
     data: bytes
     identifiers: Any
+
+
+class Talk:
+    """A device with an address."""
+
+    def __init__(self, port: int, context: DeviceContext) -> None:
+        self.port, self.udp, self.context = port, Device(port), context
+        self._mid = 1000
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.udp.sock.close()
+
+    def moves(self) -> None:
+        """Have another port from now on."""
+        self.udp.sock.close()
+        self.udp = Device(self.port)
+
+    def says(self, inner: dict[str, Any] | None = None, **of_message: Any) -> Sealed:
+        """A new message. inner: options more."""
+        self._mid += 1
+        return self.context.seal(message(**{"mid": self._mid} | of_message), **inner or {})
+
+    async def hears(self, sealed: Sealed) -> Any:
+        return self.context.open(sealed, (await self.udp.receive()).data)
+
+    async def ask(self, sealed: Sealed) -> Any:
+        self.udp.send(sealed.data)
+        return await self.hears(sealed)
+
+    async def code(self, sealed: Sealed) -> str:
+        return str((await self.ask(sealed)).code)
+
+    async def is_challenged(self, sealed: Sealed) -> bytes:
+        """The Echo that is asked for."""
+        answer = await self.ask(sealed)
+        assert str(answer.code) == UNAUTHORIZED
+        assert answer.opt.echo
+        return bytes(answer.opt.echo)
+
+    async def begins(self) -> None:
+        """Let the agent that listens now know the numbers, by requests that change nothing."""
+        get: dict[str, Any] = {"path": ".well-known/core", "payload": b"", "code": int(GET)}
+        echo = await self.is_challenged(self.says(**get))
+        assert await self.code(self.says({"echo": echo}, **get)) == "2.05 Content"

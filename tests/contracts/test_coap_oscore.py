@@ -6,7 +6,7 @@ Their ciphertexts and the opening of the answers are aiocoap's.
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from aiocoap import GET, POST, Message
@@ -22,9 +22,12 @@ from proof.ports import free_port
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from tests.coap import BLOCK1, NON, READING, Device, FakeClock, Sink, agent, message, serving, until
 from tests.oscore import (
+    CHANGED,
     DEVICES,
+    UNAUTHORIZED,
     DeviceContext,
     Sealed,
+    Talk,
     Unreliable,
     device_folder,
     keys_file,
@@ -33,7 +36,7 @@ from tests.oscore import (
 )
 
 OSCORE, PROXY_URI = 9, 35
-CHANGED, CONTINUE, UNAUTHORIZED, SERVICE_UNAVAILABLE = "2.04 Changed", "2.31 Continue", "4.01 Unauthorized", "5.03 "
+CONTINUE, SERVICE_UNAVAILABLE = "2.31 Continue", "5.03 "
 
 
 def oscore(folder: Path, knows: Callable[[int], bool] = lambda _key: False, **options: bool) -> Oscore:
@@ -46,7 +49,7 @@ def meter(folder: Path) -> DeviceContext:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_aiocoap_posts_reads_and_uploads(device: str, tmp_path: Path) -> None:
-    """With an ID context and without one. A long body comes in blocks inside, and each of them in blocks outside."""
+    """With an ID context and without one; a long body comes in blocks inside."""
 
     async def main() -> None:
         sink, path = Sink(), f"telemetry/{device}"
@@ -138,53 +141,6 @@ def test_what_cannot_be_opened_is_refused_unsealed_and_costs_no_number(tmp_path:
         assert not (tmp_path / FILE).exists()
 
     asyncio.run(main())
-
-
-class Talk:
-    """A device with an address."""
-
-    def __init__(self, port: int, context: DeviceContext) -> None:
-        self.port, self.udp, self.context = port, Device(port), context
-        self._mid = 1000
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.udp.sock.close()
-
-    def moves(self) -> None:
-        """Have another port from now on."""
-        self.udp.sock.close()
-        self.udp = Device(self.port)
-
-    def says(self, inner: dict[str, Any] | None = None, **of_message: Any) -> Sealed:
-        """A new message. inner: options more."""
-        self._mid += 1
-        return self.context.seal(message(**{"mid": self._mid} | of_message), **inner or {})
-
-    async def hears(self, sealed: Sealed) -> Any:
-        return self.context.open(sealed, (await self.udp.receive()).data)
-
-    async def ask(self, sealed: Sealed) -> Any:
-        self.udp.send(sealed.data)
-        return await self.hears(sealed)
-
-    async def code(self, sealed: Sealed) -> str:
-        return str((await self.ask(sealed)).code)
-
-    async def is_challenged(self, sealed: Sealed) -> bytes:
-        """The Echo that is asked for."""
-        answer = await self.ask(sealed)
-        assert str(answer.code) == UNAUTHORIZED
-        assert answer.opt.echo
-        return bytes(answer.opt.echo)
-
-    async def begins(self) -> None:
-        """Let the agent that listens now know the numbers, by requests that change nothing."""
-        get: dict[str, Any] = {"path": ".well-known/core", "payload": b"", "code": int(GET)}
-        echo = await self.is_challenged(self.says(**get))
-        assert await self.code(self.says({"echo": echo}, **get)) == "2.05 Content"
 
 
 async def has_read_on(port: int) -> None:
@@ -377,7 +333,7 @@ def test_a_last_block_repeated_to_a_restarted_agent_is_in_the_spool_once(tmp_pat
 
 
 def test_blocks_outside_are_put_together_and_their_last_one_is_known_after_a_restart(tmp_path: Path) -> None:
-    """Whoever cannot send a long ciphertext cuts that: a proxy, or aiocoap."""
+    """Whoever cannot send a long ciphertext cuts that: a proxy, most of all."""
 
     async def main() -> None:
         port, keys = free_port(), keys_file(tmp_path)
