@@ -59,7 +59,6 @@ class SecurityContext:
 
     def __init__(self, keys: DeviceKeys) -> None:
         self.keys = keys
-        self.name = f"kid {keys.recipient_id.hex()} {(keys.id_context or b'').hex()}"
         self._algorithm = ALGORITHMS[keys.algorithm]
 
     @cached_property

@@ -49,19 +49,15 @@ assert SLOTS_BEFORE * SLOT_MS >= EXCHANGE_LIFETIME_S * 1000, "a repetition comes
 
 @dataclass(frozen=True, slots=True)
 class OscoreDevice:
-    """A device that has proved who it is, as the remote of its request. keys: what the journal is to remember of that.
-
-    context: of the device's security contexts, to tell them apart.
-    """
+    """A device that has proved who it is, as the remote of a request. keys: what the journal is to remember of it."""
 
     device: str
-    context: str
     keys: tuple[int, ...]
 
     @property
     def sockaddr(self) -> tuple[str, int, int, int]:
         """In place of an address, which says nothing."""
-        return (self.context, 0, 0, 0)
+        return (self.device, 0, 0, 0)
 
 
 class Keys:

@@ -121,7 +121,7 @@ class Oscore:
         inner = _inner(plaintext)
         if inner is None:
             return self._seal(exchange, number, Message(code=codes.BAD_REQUEST, payload=b"this is no CoAP request"))
-        inner.remote = OscoreDevice(context.keys.device, context.name, (_key(ciphertext), *also))
+        inner.remote = OscoreDevice(context.keys.device, (_key(ciphertext), *also))
         response = await self._once(exchange, inner, render)
         sealed = self._seal(exchange, number, response)
         if exchange.request.mtype is NON and (inner.opt.no_response or 0) & 1 << response.code.class_ - 1:

@@ -24,6 +24,8 @@ from tests.coap import BLOCK1, NON, READING, Device, FakeClock, Sink, agent, mes
 from tests.oscore import (
     CHANGED,
     DEVICES,
+    METER,
+    TANK,
     UNAUTHORIZED,
     DeviceContext,
     Sealed,
@@ -141,6 +143,21 @@ def test_what_cannot_be_opened_is_refused_unsealed_and_costs_no_number(tmp_path:
         assert not (tmp_path / FILE).exists()
 
     asyncio.run(main())
+
+
+def test_a_kid_context_may_be_left_out_if_the_kid_is_one_devices_alone(tmp_path: Path) -> None:
+    """RFC 8613 6.1: it is there to tell apart who chose the same ID."""
+    other = TANK | {"id_context": "aa", "master_secret": "77" * 16}
+    file = keys_file(tmp_path, {"tank": TANK, "twin": other, "single": METER | {"id_context": "bb"}})
+    server = Oscore(load_devices(file), Numbers(tmp_path, 0), lambda _key: False)
+
+    def device(option: str) -> str:
+        exchange = server.begin(Message(code=POST, oscore=bytes.fromhex(option)))
+        return exchange.payload.decode() if isinstance(exchange, Message) else exchange.peer.context.keys.device
+
+    unknown = "Security context not found"
+    said = [device(option) for option in ("090002", "190001aa02", "190001bb02", "090001", "190001bb01", "190001aa01")]
+    assert said == [unknown, "twin", unknown, "single", "single", unknown]
 
 
 async def has_read_on(port: int) -> None:
