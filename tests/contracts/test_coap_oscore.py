@@ -4,7 +4,7 @@ Their ciphertexts and the opening of the answers are aiocoap's.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from edge_agent.collect.coap_numbers import FILE, Numbers
 from edge_agent.collect.coap_oscore import Oscore
 from edge_agent.collect.oscore_file import load_devices
 from proof import coap_wire as wire
+from proof.journal import Journal
+from proof.mixed_coap import Poster, Udp
+from proof.mixed_oscore import DEVICE as DRILLS
+from proof.mixed_oscore import OscoreClient, Protected
+from proof.mixed_oscore import keys_file as keys_of_drill
+from proof.payloads import Values
 from proof.ports import free_port
+from proof.rules import METRICS
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from tests.coap import BLOCK1, NON, READING, Device, FakeClock, Sink, agent, message, serving, until
 from tests.oscore import (
@@ -385,6 +392,30 @@ def test_blocks_outside_are_put_together_and_their_last_one_is_known_after_a_res
                 begun = [await talk.udp.ask(datagram) for datagram in cut(sealed, 9)]  # begun anew, by a proxy
                 assert str(talk.context.open(sealed, begun[1].data).code) == CHANGED
                 assert spool.status().last_seq == 4
+
+    asyncio.run(main())
+
+
+def test_the_drills_device_posts_in_blocks_to_one_agent_after_another(tmp_path: Path) -> None:
+    """It shares no code with the gateway, and none with aiocoap."""
+
+    async def messages() -> AsyncIterator[tuple[int, Values]]:
+        for at_ms in range(1, 4):
+            async with agent(tmp_path, port, oscore_keys=keys) as spool:
+                yield at_ms, dict.fromkeys(METRICS, 1.5)
+            seqs.append(spool.next_seq)
+
+    port, keys, seqs = free_port(), tmp_path / "keys", list[int]()
+    keys_of_drill(keys, "07" * 16)
+
+    async def main() -> None:
+        _, udp = await asyncio.get_running_loop().create_datagram_endpoint(Udp, remote_addr=("127.0.0.1", port))
+        way = Protected(udp, OscoreClient(keys))
+        journal = Journal(tmp_path / "journal")
+        await Poster(DRILLS, "CoAP", "cbor", way, journal, in_blocks=True).run(messages())
+        journal.close()
+        udp.transport.close()
+        assert seqs == [len(METRICS) * n + 1 for n in (1, 2, 3)]
 
     asyncio.run(main())
 
