@@ -19,7 +19,8 @@ answered is not collected either.
 Refused unsealed, for there is nothing to seal with: 4.02 what is no OSCORE, 4.01 an unknown key, 4.00 what does not
 decrypt.
 
-Limits: of devices see `oscore_file`; REPEATS_MAX repetitions wait for what they repeat.
+Limits: of devices see `oscore_file`; REPEATS_MAX repetitions wait for what they repeat, more (a flood of replays, and
+commits that take long) are told 5.03.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 REPEATS_MAX = 1000
 ECHO_BYTES = 8
+ID_BYTES_SHOWN = 8
 
 Name = tuple[bytes, bytes | None]
 """A kid and a kid context."""
@@ -101,7 +103,7 @@ class Oscore:
             return self._refuse(codes.BAD_OPTION, "Failed to decode COSE")
         peer = self._peers.get((asked.kid, asked.kid_context))
         if peer is None:
-            reason = f"no device has kid {asked.kid.hex()!r}"
+            reason = f"no device has kid {asked.kid[:ID_BYTES_SHOWN].hex()!r}"
             return self._refuse(codes.UNAUTHORIZED, "Security context not found", reason)
         return Exchange(request, peer, asked)
 
@@ -116,7 +118,6 @@ class Oscore:
         try:
             number = self._numbers.next()
         except (OSError, FieldlineError) as error:
-            log.error("OSCORE requests cannot be answered: %s", error)
             return self._refuse(codes.SERVICE_UNAVAILABLE, "the gateway cannot answer", str(error))
         inner = _inner(plaintext)
         if inner is None:
