@@ -179,6 +179,13 @@ class Dtls(Section):
     sessions_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
 
+class Oscore(Section):
+    """CoAP protected by OSCORE, on the ports of the server."""
+
+    keys_file: Path
+    required: bool = False
+
+
 class Coap(Section):
     """The CoAP server, and what to read of others."""
 
@@ -188,6 +195,7 @@ class Coap(Section):
     requests_max: Annotated[int, Field(ge=1)] = 1000
     commit_wait_s_max: Seconds = 20.0
     dtls: Dtls | None = None
+    oscore: Oscore | None = None
     resources: Annotated[tuple[CoapResource, ...], Field(max_length=1000)] = ()
 
     @property
