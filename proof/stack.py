@@ -120,8 +120,8 @@ class Stack:
     def add_dashboard(self) -> Program:
         """Define the dashboard, too."""
         serve = ("analytics", "serve", "--url", self.url, "--port", str(self.ports.web))
-        saved = ("--saved", str(self.directory / "statements.json"))
-        return self.add("web", (*FIELDLINE, *serve, *saved), self.ports.web)
+        files = ("--saved", str(self.directory / "statements.json"), "--gateway-config", str(self.gateway_config))
+        return self.add("web", (*FIELDLINE, *serve, *files), self.ports.web)
 
     def add(self, name: str, command: Sequence[str], port: int = 0, *, restart: bool = True) -> Program:
         """Define a program; `port` is the one it listens on when it is ready."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from analytics import queries
+from analytics.dead_letters import tables
 from analytics.sql import body
 from ingest.clickhouse.client import ClickHouseError, Client, address, connect, explain, known
 from ingest.clickhouse.explain import UNKNOWN_DATABASE, UNKNOWN_TABLE
@@ -84,6 +85,15 @@ class Source:
         """Run what is more than a query. Raises FieldlineError."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self._with_client(job))
 
+    async def work(self, job: Callable[[Client], T]) -> T:
+        """Run what may take long, with a client of its own. Raises FieldlineError."""
+
+        def run() -> T:
+            with tables(self._url) as client:
+                return job(client)
+
+        return await asyncio.get_running_loop().run_in_executor(self._slow, run)
+
     def kill(self, ids: list[str]) -> None:
         """Stop queries by id; does not wait."""
         if ids:
@@ -145,6 +155,18 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200]
 
 
+def may_write(client: Client) -> bool:
+    """Whether the login may store readings, as far as ClickHouse says before it is tried. Raises ClickHouseError."""
+    if int(client.query("SELECT getSetting('readonly')").result_rows[0][0]):
+        return False
+    try:
+        return str(client.command("CHECK GRANT INSERT, ALTER DELETE ON fieldline.readings")) == "1"
+    except ClickHouseError as error:
+        if getattr(error, "code", None) is None:
+            raise
+        return True  # an older server, or the embedded one's writer, cannot be asked
+
+
 class Asker:
     """One open page's way to ask."""
 
@@ -181,6 +203,10 @@ class Asker:
     async def act(self, job: Callable[[Client], T]) -> T:
         """What a person does on the page, in a thread with a client. Raises FieldlineError."""
         return await self.source.act(job)
+
+    async def work(self, job: Callable[[Client], T]) -> T:
+        """The same, if it may take long."""
+        return await self.source.work(job)
 
     def cancel(self) -> None:
         """Stop what runs, and what waits for its turn."""

@@ -14,6 +14,12 @@ window.fieldline = {
     editor.dispatch({ effects: CM.StateEffect.appendConfig.of(data.of(() => [{ autocomplete: source }])) });
     editor.contentDOM.setAttribute("aria-label", "SQL statement");
   },
+  // a file that somebody chose, into a text field
+  async read(input, id) {
+    const area = getElement(id).$refs.qRef.nativeEl;
+    area.value = await input.files[0].text();
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  },
   async jump(id, at) {
     const editor = getElement(id).editor;
     editor.dispatch({ selection: { anchor: Math.min(at, editor.state.doc.length) }, scrollIntoView: true });

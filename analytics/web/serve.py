@@ -6,17 +6,21 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
+from analytics.web import download
 from analytics.web.access import Guard, is_loopback
 from analytics.web.asking import Source
 from analytics.web.frame import Page, add
-from analytics.web.pages import alerts, custody, explorer, fleet
+from analytics.web.pages import alerts, explorer, fleet
+from analytics.web.pages.custody import Custody
 from analytics.web.pages.sql import Sql
+from analytics.web.replaying import Configs
 from analytics.web.statements import Statements
 from telemetry.errors import FieldlineError
 
@@ -25,25 +29,37 @@ RECONNECT_S = 4.0
 PASSWORD_CHARACTERS_MIN = 8
 
 
-def pages(saved: Path) -> tuple[Page, ...]:
+def pages(saved: Path, configs: Configs) -> tuple[Page, ...]:
     """The navigation. A new page is a module in `pages/` and a line here."""
     return (
         Page("/", "Fleet", fleet.build),
         Page("/explorer", "Explorer", explorer.build),
         Page("/sql", "SQL", Sql(Statements(saved)).build),
-        Page("/custody", "Custody", custody.build),
+        Page("/custody", "Custody", Custody(configs).build),
         Page("/alerts", "Alerts", alerts.build),
     )
 
 
-def run(url: str | None, host: str, port: int, password_file: Path | None, saved: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `fieldline analytics serve --help`."""
+
+    url: str | None
+    host: str
+    port: int
+    password_file: Path | None
+    saved: Path
+    configs: Configs
+
+
+def run(options: Options) -> None:
     """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
-    password = _password(host, password_file)
-    source = Source(url)
-    listener = _bind(host, port)
+    password = _password(options.host, options.password_file)
+    source = Source(options.url)
+    listener = _bind(options.host, options.port)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    explorer.add_download(app, source)
-    add(source, pages(saved), signed_in=password is not None)
+    download.add(app, source)
+    add(source, pages(options.saved, options.configs), signed_in=password is not None)
     ui.run_with(
         app,
         title="Fieldline",
@@ -63,7 +79,7 @@ def run(url: str | None, host: str, port: int, password_file: Path | None, saved
         timeout_graceful_shutdown=GRACE_S,
     )
     bound = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
+    shown = f"[{options.host}]" if ":" in options.host else options.host
     server = _Server(config, f"The dashboard is at http://{shown}:{bound}/, ClickHouse at {source.where.shown}")
     try:
         asyncio.run(_serve(server, listener))

@@ -12,17 +12,21 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from analytics import queries
+from analytics.migrate import migrate
 from analytics.migrate import run as migrate_run
+from analytics.web.asking import may_write
 from ingest.clickhouse.client import connect
 from proof.ports import free_ports
-from proof.stack import FIELDLINE, Stack
+from proof.stack import FIELDLINE, GATEWAY, Stack
 from tests.clickhouse import clickhouse
+from tests.users import NAMES, url, users_file
 
 PASSWORD = "correct horse battery"
 CHROMIUM = "/usr/bin/chromium"
@@ -36,7 +40,7 @@ async def dashboard(directory: Path) -> AsyncIterator[tuple[Stack, str]]:
     """A stack with a dashboard that asks for a password, and its address."""
     secret = directory / "password"
     secret.write_text(PASSWORD + "\n")
-    stack = Stack(directory / "stack", free_ports())
+    stack = Stack(directory / "stack", free_ports(), topics=("devices/+/telemetry", "site/+"))
     program = stack.add_dashboard()
     program.command = (*program.command, "--password-file", str(secret))
     async with stack.running():
@@ -67,13 +71,9 @@ class Watched:
             self.complaints.append(f"asked another host: {url}")
 
 
-def publish(stack: Stack, device: str, payload: str) -> None:
-    port = str(stack.ports.mqtt)
-    subprocess.run(
-        ["mosquitto_pub", "-p", port, "-q", "1", "-t", f"devices/{device}/telemetry", "-m", payload],
-        check=True,
-        timeout=10,
-    )
+def publish(stack: Stack, device: str, payload: str, topic: str = "") -> None:
+    to = ["-p", str(stack.ports.mqtt), "-q", "1", "-t", topic or f"devices/{device}/telemetry"]
+    subprocess.run(["mosquitto_pub", *to, "-m", payload], check=True, timeout=10)
 
 
 async def sign_in(page: Page, base: str) -> None:
@@ -103,14 +103,22 @@ async def see_fleet(page: Page, base: str, stack: Stack) -> None:
 
 
 async def see_explorer(page: Page, base: str) -> None:
-    await page.goto(base)
+    await page.goto(f"{base}/explorer")
     await page.get_by_role("link", name="kettle").click()
     await expect(page.locator("canvas")).to_be_visible(timeout=SOON_MS)
-    await page.goto(f"{base}/explorer?devices=kettle&metrics=temperature&zone=Asia/Kolkata&span_ms=3600000")
+    await page.goto(f"{base}/explorer?device=kettle&metric=temperature&zone=Asia/Kolkata&span_ms=3600000")
     await expect(page.locator("canvas")).to_be_visible(timeout=SOON_MS)
-    await expect(page.locator("main")).to_contain_text("Asia/Kolkata; a point every 10 s, from raw readings")
+    await expect(page.locator("main")).to_contain_text("Asia/Kolkata; every reading.")
+    await page.get_by_role("button", name="1 y").click()
+    await expect(page.locator("main")).to_contain_text("from rollup_1h; bands are least to greatest")
+    await choose(page, "Compare with", "the day before")
+    await expect(page.locator("main")).to_contain_text("dashed: the day before")
+    await page.get_by_label("Time zone").fill("brows")
+    await page.get_by_role("option", name="Browser's (Europe/Berlin)").click()
+    await expect(page.locator("main")).to_contain_text("Europe/Berlin; a point every")
+    await page.get_by_role("button", name="1 h").click()
     await page.get_by_role("button", name="Earlier").click()
-    await expect(page).to_have_url(re.compile("end_ms="))
+    await expect(page).to_have_url(re.compile("zone=browser&span_ms=3600000&against=86400&end_ms="))
     link = page.url
     await page.get_by_role("button", name="Later").click()
     await expect(page).not_to_have_url(link)
@@ -123,8 +131,14 @@ async def see_explorer(page: Page, base: str) -> None:
     assert [float(row["value"]) for row in rows] == [81.5, 82.25]
     assert pq.read_table(io.BytesIO(texts["Parquet"]))["value"].to_pylist() == [81.5, 82.25]
     await page.goto(link)
-    await expect(page.locator("main")).to_contain_text("Asia/Kolkata")
+    await expect(page.locator("main")).to_contain_text("Europe/Berlin; every reading; dashed: the day before")
     assert page.url == link
+
+
+async def choose(page: Page, label: str, option: str) -> None:
+    """From a list."""
+    await page.get_by_label(label).click()
+    await page.get_by_role("option", name=option, exact=True).click()
 
 
 async def write(page: Page, text: str) -> None:
@@ -168,26 +182,73 @@ async def see_sql(page: Page, base: str, stack: Stack) -> None:
 
 async def until_running(stack: Stack, count: int) -> None:
     """As many slow statements run as that."""
-    client = await asyncio.to_thread(stack.client)
     query = "SELECT count() FROM system.processes WHERE query LIKE '%ignore(sin%' AND query NOT LIKE '%processes%'"
-    try:
-        for _ in range(300):
-            if (await asyncio.to_thread(client.query, query)).result_rows == [(count,)]:
-                return
-            await asyncio.sleep(0.1)
-        pytest.fail(f"not {count} slow statements run")
-    finally:
-        client.close()
+    await until(stack, query, count)
+
+
+async def until(stack: Stack, query: str, count: int) -> None:
+    """The stack's ClickHouse answers this number."""
+    for _ in range(300):
+        if await rows(stack, query) == [(count,)]:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(f"not {count}: {query}")
 
 
 async def see_custody(page: Page, base: str, stack: Stack) -> None:
     await asyncio.to_thread(publish, stack, "kettle", "no <b>JSON</b>")
+    await until(stack, LETTERS, 1)
     await page.goto(f"{base}/custody")
     await expect(page.locator("tr", has_text="demo-gateway")).to_contain_text("holds", timeout=SOON_MS)
     await page.get_by_role("button", name="Show 1 dead letters").click(timeout=SOON_MS)
     await expect(page.locator("pre.raw")).to_have_text("no <b>JSON</b>")
-    await expect(page.locator("main")).to_contain_text("dead-letters replay -c gateway.toml demo-gateway/")
     await expect(page.locator("main")).to_contain_text("No losses")
+
+
+LETTERS = "SELECT count() FROM fieldline.dead_letters"
+MAPPING = f'gateway = "{GATEWAY}"\n[coap]\n[[mappings]]\ntopic = "site/{{device}}"\n'
+
+
+async def replay_letters(page: Page, base: str, stack: Stack) -> None:
+    """Two letters of a topic that had no mapping: tried with the server's config and a pasted one, and replayed."""
+    for value in (1, 2):
+        await asyncio.to_thread(publish, stack, "oven", f'{{"heat": {value}}}', topic="site/oven")
+    await until(stack, LETTERS, 3)
+    await page.goto(f"{base}/custody")
+    replay = page.locator("#replay")
+    await page.get_by_role("button", name="Show 2 dead letters").click(timeout=SOON_MS)
+    await page.get_by_role("button", name="Replay this").first.click()
+    await replay.get_by_role("button", name="Try it").click()
+    await expect(replay).to_contain_text("1: topic 'site/oven' matches no mapping", timeout=SOON_MS)
+    await choose(page, "Config of the gateway", "a config that I paste")
+    await replay.get_by_role("button", name="Try it").click()
+    await expect(replay.get_by_role("alert")).to_contain_text("There is no config yet")
+    config = stack.directory / "corrected.toml"
+    config.write_text(MAPPING.replace("site", "sight", 1).replace("[coap]", "[coap"))
+    await page.get_by_label("or read it from a file").set_input_files(config)
+    await replay.get_by_role("button", name="Try it").click()
+    await expect(replay.get_by_role("alert")).to_contain_text("the pasted config: is not valid TOML")
+    await page.get_by_label("The config").fill(MAPPING)
+    await page.get_by_label("Which").fill("no mapping")
+    await replay.get_by_role("button", name="Try it").click()
+    await expect(replay).to_contain_text("2 dead letters would give 2 readings.", timeout=SOON_MS)
+    await expect(replay.locator("tr", has_text="oven")).to_have_count(2)
+    assert await rows(stack, "SELECT count() FROM fieldline.readings WHERE device = 'oven'") == [(0,)]
+    await replay.get_by_role("button", name="Replay", exact=True).click()
+    await expect(replay).to_contain_text("2 dead letters gave 2 readings.", timeout=SOON_MS)
+    await expect(page.locator("main")).to_contain_text("2 replayed")
+    stored = await rows(stack, "SELECT value FROM fieldline.readings WHERE device = 'oven' ORDER BY value")
+    assert stored == [(1.0,), (2.0,)]
+
+
+async def rows(stack: Stack, query: str) -> list[tuple[Any, ...]]:
+    """What the stack's ClickHouse answers."""
+
+    def ask() -> list[tuple[Any, ...]]:
+        with closing(stack.client()) as client:
+            return list(client.query(query).result_rows)
+
+    return await asyncio.to_thread(ask)
 
 
 async def use_keyboard(page: Page, base: str) -> None:
@@ -208,7 +269,7 @@ async def use_phone(browser: Browser, page: Page, base: str) -> None:
         storage_state=state, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True
     )
     small = await phone.new_page()
-    for path in ("/", "/explorer?devices=kettle&metrics=temperature", "/sql", "/custody", "/alerts"):
+    for path in ("/", "/explorer?device=kettle&metric=temperature", "/sql", "/custody", "/alerts"):
         await small.goto(base + path)
         await expect(small.locator("h1")).to_be_visible()
         assert await small.evaluate("document.documentElement.scrollWidth") <= 360, path
@@ -254,13 +315,14 @@ async def lose_clickhouse(page: Page, base: str, stack: Stack) -> None:
 def test_every_page_on_live_data(tmp_path: Path) -> None:
     async def walk() -> None:
         async with dashboard(tmp_path) as (stack, base), chromium() as browser:
-            page = await browser.new_page()
+            page = await browser.new_page(timezone_id="Europe/Berlin")
             await sign_in(page, base)
             watched = Watched(page, base)
             await see_fleet(page, base, stack)
             await see_explorer(page, base)
             await see_sql(page, base, stack)
             await see_custody(page, base, stack)
+            await replay_letters(page, base, stack)
             await see_alerts(page, base, stack)
             await use_keyboard(page, base)
             await use_phone(browser, page, base)
@@ -271,30 +333,47 @@ def test_every_page_on_live_data(tmp_path: Path) -> None:
     asyncio.run(walk())
 
 
-def test_a_plot_is_the_same_from_each_table(tmp_path: Path) -> None:
-    begin = 1_767_225_600_000
-    values = {
-        "devices": ["d"],
-        "metrics": ["m"],
-        "begin_ms": begin,
-        "end_ms": begin + 6 * 3_600_000,
-        "step_ms": 3_600_000,
-    }
+def test_what_a_plot_shows_is_what_was_measured(tmp_path: Path) -> None:
+    """Of both rollups the same points, equal to those of the raw table; of raw readings those that make the shape."""
+    begin, hour = 1_767_225_600_000, 3_600_000
+    span: dict[str, Any] = {"devices": ["d"], "metrics": ["m"], "begin_ms": begin, "end_ms": begin + 6 * hour}
     with clickhouse(tmp_path / "clickhouse") as server:
         assert migrate_run(server.url) == 0
         with closing(connect(server.url)) as client:
             client.command(
                 "INSERT INTO fieldline.readings (device, metric, measured_at, value, seq) "
-                f"SELECT 'd', 'm', fromUnixTimestamp64Milli({begin} + number * 7001, 'UTC'), number % 977, number "
-                "FROM numbers(4000)"
+                f"SELECT 'd', 'm', fromUnixTimestamp64Milli({begin} + number * 7001, 'UTC'), "
+                "if(number = 1234, 1e6, number % 977), number FROM numbers(4000)"
             )
-            raw, minutes, hours = (
-                queries.ask(client, f"web_series_{of}", **values).result_rows for of in ("raw", "1m", "1h")
+            minutes, hours = (
+                queries.ask(client, "web_series_rollup", **span, table=table, step_ms=hour).result_rows
+                for table in ("rollup_1m", "rollup_1h")
             )
-    assert len(raw) == 6
-    assert [row[4:] for row in raw] == [row[4:] for row in minutes] == [row[4:] for row in hours]
-    assert [row[3] for row in minutes] == pytest.approx([row[3] for row in raw])
-    assert [row[3] for row in hours] == pytest.approx([row[3] for row in raw])
+            measured = client.query(
+                f"SELECT intDiv(toUnixTimestamp64Milli(measured_at), {hour}) * {hour} AS at,"
+                f" avg(value), min(value), max(value)"
+                f" FROM fieldline.readings WHERE at < {span['end_ms']} GROUP BY at ORDER BY at"
+            ).result_rows
+            thinned = queries.ask(client, "web_series_raw", **span, points=100).result_rows
+            whole = queries.ask(client, "web_series_raw", **span, points=5000).result_rows
+    assert len(measured) == 6
+    for rows in (minutes, hours):
+        assert [row[2:3] + row[4:] for row in rows] == [row[:1] + row[2:] for row in measured]
+        assert [row[3] for row in rows] == pytest.approx([row[1] for row in measured])
+    assert len(whole) == -(-6 * hour // 7001)
+    assert len(thinned) == 100
+    assert set(thinned) < set(whole)
+    assert (thinned[0], thinned[-1]) == (whole[0], whole[-1])
+    assert ("d", "m", begin + 1234 * 7001, 1e6) in thinned
+
+
+def test_who_may_store_what_a_replay_gives(tmp_path: Path) -> None:
+    with clickhouse(tmp_path / "clickhouse", "--users", str(users_file(tmp_path))) as server:
+        for name, role in NAMES.items():
+            with closing(connect(url(server.port, name), database="default")) as client:
+                if role == "admin":
+                    migrate(client)
+                assert may_write(client) == (role != "reader"), role
 
 
 def test_it_does_not_start_open_to_other_machines() -> None:
