@@ -22,6 +22,7 @@ from analytics import queries
 from analytics.migrate import migrate
 from analytics.migrate import run as migrate_run
 from analytics.web.asking import may_write
+from analytics.web.rule_form import FIELDS, KINDS
 from ingest.clickhouse.client import connect
 from proof.ports import free_ports
 from proof.stack import FIELDLINE, GATEWAY, Stack
@@ -278,29 +279,55 @@ async def use_phone(browser: Browser, page: Page, base: str) -> None:
 
 
 async def see_alerts(page: Page, base: str, stack: Stack) -> None:
-    """A rule is tried, saved, asked by the alerts' own program, and what it finds is acknowledged and muted."""
+    """A rule is tried, saved, edited, asked by the alerts' own program; what it finds is acknowledged and muted."""
     await page.goto(f"{base}/alerts")
     await expect(page.get_by_text("Nothing fires.")).to_be_visible(timeout=SOON_MS)
-    await page.get_by_label("Name").fill("kettle boils")
-    await page.get_by_label("Keys (TOML)").fill('metric = "temperature"\nabove = "hot"')
+    await page.get_by_label("Metric").fill("temperature")
+    await page.get_by_label("Limit").fill("hot")
     await page.get_by_role("button", name="Try it").click()
-    await expect(page.get_by_role("alert")).to_contain_text("above must be a valid number")
-    await page.get_by_label("Keys (TOML)").fill('metric = "temperature"\nabove = 1')
+    await expect(page.get_by_role("alert")).to_contain_text("Limit: 'hot' is no number.")
+    await page.get_by_label("Limit").fill("1")
+    await page.get_by_label("For at least").fill("0 s")
     await page.get_by_role("button", name="Try it").click()
-    await expect(page.get_by_text("temperature kettle is")).to_be_visible(timeout=SOON_MS)
+    await expect(page.get_by_text("It fires if temperature of any device is above 1.")).to_be_visible(timeout=SOON_MS)
+    await expect(page.get_by_text("temperature kettle is")).to_be_visible()
     await page.get_by_role("button", name="Save").click()
-    await expect(page.get_by_role("button", name="Remove the rule kettle boils")).to_be_visible(timeout=SOON_MS)
-    config = stack.directory / "alerts.toml"
-    config.write_text(f'clickhouse_url = "{stack.url}"\nevery_s = 0.5\n')
-    alerts = stack.add("alerts", (*FIELDLINE, "alerts", "run", "--config", str(config)))
+    await page.get_by_role("button", name="Edit: temperature above 1").click(timeout=SOON_MS)
+    await page.get_by_label("Name").fill("kettle boils")
+    await choose(page, "Severity", "critical")
+    await page.get_by_role("button", name="Save").click()
+    rule = page.locator(".bar", has=page.get_by_role("button", name="Remove: kettle boils"))
+    await expect(rule).to_contain_text("above 1 · critical · tells log", timeout=SOON_MS)
+    await expect(page.get_by_role("button", name="Remove: temperature above 1")).to_have_count(0)
+    alerts = stack.add_alerts()
     await stack.start("alerts")
-    await page.get_by_role("button", name="Acknowledge kettle boils, kettle").click(timeout=SOON_MS)
-    await expect(page.get_by_text("acknowledged by dashboard")).to_be_visible(timeout=SOON_MS)
-    await page.get_by_role("button", name="Mute for an hour: kettle boils, kettle").click()
-    await expect(page.get_by_text("muted until")).to_be_visible(timeout=SOON_MS)
-    await page.get_by_role("button", name="Remove the rule kettle boils").click()
-    await expect(page.get_by_text("The rule is no longer there.")).to_be_visible(timeout=SOON_MS)
+    await page.get_by_role("button", name="Acknowledge: kettle boils, kettle").click(timeout=SOON_MS)
+    await expect(page.get_by_text("acknowledged by dashboard", exact=False).first).to_be_visible(timeout=SOON_MS)
+    await page.get_by_role("button", name="Mute: kettle boils", exact=True).click()
+    await expect(rule).to_contain_text("muted until", timeout=SOON_MS)
+    await page.get_by_role("button", name="Unmute: kettle boils", exact=True).click()
+    await expect(rule).not_to_contain_text("muted until", timeout=SOON_MS)
+    await page.get_by_role("button", name="History: kettle boils, kettle").click()
+    await expect(page.locator("#history")).to_contain_text("History of kettle boils, temperature kettle")
+    for said in ("temperature kettle is 82.25, above 1", "acknowledged", "all of the rule: until", "ended"):
+        await expect(page.locator("#history")).to_contain_text(said, timeout=SOON_MS)
+    await page.get_by_role("button", name="Remove: kettle boils").click()
+    await expect(page.locator("#history")).to_contain_text("The rule is no longer there.", timeout=SOON_MS)
     await alerts.stop()
+
+
+async def make_every_rule(page: Page, base: str) -> None:
+    """Each kind with what the form begins with, and the metric and limit that it asks for."""
+    await page.goto(f"{base}/alerts")
+    for kind, words in KINDS.items():
+        await choose(page, "What should be noticed", words)
+        for label, value in (("Metric", "temperature"), ("Limit", "90"), ("Change", "5")):
+            if any(field.label == label for field in FIELDS[kind]):
+                await page.get_by_label(label, exact=True).fill(value)
+        await page.get_by_label("Name").fill(f"of kind {kind}")
+        await page.get_by_role("button", name="Save").click()
+        await page.get_by_role("button", name=f"Remove: of kind {kind}").click(timeout=SOON_MS)
+        await expect(page.get_by_role("button", name=f"Remove: of kind {kind}")).to_have_count(0)
 
 
 async def lose_clickhouse(page: Page, base: str, stack: Stack) -> None:
@@ -324,6 +351,7 @@ def test_every_page_on_live_data(tmp_path: Path) -> None:
             await see_custody(page, base, stack)
             await replay_letters(page, base, stack)
             await see_alerts(page, base, stack)
+            await make_every_rule(page, base)
             await use_keyboard(page, base)
             await use_phone(browser, page, base)
             assert watched.complaints == []

@@ -1,5 +1,6 @@
 """Custody: the accounting of every gateway and epoch, dead letters with their bytes and their replay, losses."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -38,6 +39,7 @@ class _Custody:
     def __init__(self, asker: Asker, configs: Configs) -> None:
         self._asker = asker
         self._kind, self._skip = "", 0
+        self._in_turn = asyncio.Lock()
         self._shown: list[dict[str, Any]] | None = None
         self.trouble = frame.Trouble()
         with ui.element("section").classes("card"):
@@ -79,10 +81,11 @@ class _Custody:
 
     async def refresh(self) -> None:
         """What is dead and lost now."""
-        groups = (await self._asker.named("web_dead_letters")).records
-        if groups != self._shown:
-            self._shown = groups
-            _kinds(self._kinds, groups, self._open)
+        async with self._in_turn:  # else one that began before a replay could show the state before it
+            groups = (await self._asker.named("web_dead_letters")).records
+            if groups != self._shown:
+                self._shown = groups
+                _kinds(self._kinds, groups, self._open)
         self._losses.content = _losses((await self._asker.named("losses", limit=LOSSES_MAX)).records)
 
     async def _recount(self) -> None:
