@@ -260,10 +260,10 @@ def analytics_serve(
     """
     try:
         from analytics.web.replaying import Configs
-        from analytics.web.serve import Options, run
+        from analytics.web.serve import pages, run
     except ModuleNotFoundError as error:
         raise FieldlineError(f"{error.name} is not installed. Run: pip install 'fieldline[cloud,web]'") from error
-    run(Options(url, host, port, password_file, saved, Configs(_mapping, tuple(gateway_config or ()))))
+    run(url, host, port, password_file, pages(saved, Configs(_mapping, tuple(gateway_config or ()))))
 
 
 def _mapping(text: str, name: str) -> "tuple[str, Decode]":
@@ -292,6 +292,16 @@ def analytics_backfill(url: Url = None) -> None:
     from analytics.rollup import run_backfill
 
     _exit(run_backfill(url))
+
+
+@analytics_app.command("grafana")
+def analytics_grafana(
+    out: Annotated[Path, typer.Option(help="The folder for the files; made if it does not exist.")],
+) -> None:
+    """Write Grafana's dashboards, data source and provider, to be put into its provisioning folders."""
+    from analytics.grafana import run
+
+    _exit(run(out))
 
 
 @app.command("demo")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from analytics import queries
 from analytics.dead_letters import tables
 from analytics.sql import body
+from analytics.web.reading import Reading
 from ingest.clickhouse.client import ClickHouseError, Client, address, connect, explain, known
 from ingest.clickhouse.explain import UNKNOWN_DATABASE, UNKNOWN_TABLE
 from telemetry.errors import FieldlineError
@@ -66,13 +67,22 @@ class Source:
         self._killer.shutdown(wait=False, cancel_futures=True)
 
     async def read(
-        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str, *, slow: bool
+        self,
+        sql: str,
+        values: Mapping[str, Any],
+        settings: Mapping[str, int | str],
+        id_: str,
+        *,
+        slow: bool,
+        guarded: bool = False,
     ) -> Table:
-        """Run one query; `slow`: it may be. Raises FieldlineError."""
+        """Run one query; slow: it may be; guarded: a person wrote it (reading.py). Raises FieldlineError."""
 
         def job(client: Client) -> Table:
             if id_ in self._killed:
                 raise FieldlineError("The statement was cancelled before it began.")
+            if guarded:
+                self._reading(client).check(sql)
             return _read(client, sql, values, settings, id_)
 
         pool = self._slow if slow else self._readers
@@ -108,6 +118,12 @@ class Source:
 
         with suppress(FieldlineError):  # then it ends by its limit of time
             self._with_client(say)
+
+    def _reading(self, client: Client) -> Reading:
+        known: tuple[Client, Reading] | None = getattr(self._mine, "reading", None)
+        if known is None or known[0] is not client:
+            known = self._mine.reading = (client, Reading(client))
+        return known[1]
 
     def _with_client(self, job: Callable[[Client], T]) -> T:
         client: Client | None = getattr(self._mine, "client", None)
@@ -185,15 +201,22 @@ class Asker:
 
     async def statement(self, sql: str, settings: Mapping[str, int | str]) -> Table:
         """What somebody wrote, if it only reads. Raises FieldlineError, also when it was cancelled."""
-        return await self._ask(sql, {}, {"max_execution_time": STATEMENT_S_MAX, **settings}, slow=True)
+        limits = {"max_execution_time": STATEMENT_S_MAX, **settings}
+        return await self._ask(sql, {}, limits, slow=True, guarded=True)
 
     async def _ask(
-        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], *, slow: bool
+        self,
+        sql: str,
+        values: Mapping[str, Any],
+        settings: Mapping[str, int | str],
+        *,
+        slow: bool,
+        guarded: bool = False,
     ) -> Table:
         id_ = f"web-{secrets.token_hex(8)}"
         self._running.add(id_)
         try:
-            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow)
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow, guarded=guarded)
         except asyncio.CancelledError:
             self.source.kill([id_])
             raise

@@ -5,8 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -40,26 +39,14 @@ def pages(saved: Path, configs: Configs) -> tuple[Page, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """See `fieldline analytics serve --help`."""
-
-    url: str | None
-    host: str
-    port: int
-    password_file: Path | None
-    saved: Path
-    configs: Configs
-
-
-def run(options: Options) -> None:
+def run(url: str | None, host: str, port: int, password_file: Path | None, pages: Sequence[Page]) -> None:
     """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
-    password = _password(options.host, options.password_file)
-    source = Source(options.url)
-    listener = _bind(options.host, options.port)
+    password = _password(host, password_file)
+    source = Source(url)
+    listener = _bind(host, port)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     download.add(app, source)
-    add(source, pages(options.saved, options.configs), signed_in=password is not None)
+    add(source, pages, signed_in=password is not None)
     ui.run_with(
         app,
         title="Fieldline",
@@ -79,7 +66,7 @@ def run(options: Options) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     bound = listener.getsockname()[1]
-    shown = f"[{options.host}]" if ":" in options.host else options.host
+    shown = f"[{host}]" if ":" in host else host
     server = _Server(config, f"The dashboard is at http://{shown}:{bound}/, ClickHouse at {source.where.shown}")
     try:
         asyncio.run(_serve(server, listener))

@@ -22,10 +22,13 @@ from analytics import queries
 from analytics.migrate import migrate
 from analytics.migrate import run as migrate_run
 from analytics.web.asking import may_write
+from analytics.web.pages.sql import _example
+from analytics.web.reading import Reading
 from analytics.web.rule_form import FIELDS, KINDS
-from ingest.clickhouse.client import connect
+from ingest.clickhouse.client import ClickHouseError, connect
 from proof.ports import free_ports
 from proof.stack import FIELDLINE, GATEWAY, Stack
+from telemetry.errors import FieldlineError
 from tests.clickhouse import clickhouse
 from tests.users import NAMES, url, users_file
 
@@ -161,7 +164,10 @@ async def see_sql(page: Page, base: str, stack: Stack) -> None:
     await expect(page.get_by_role("alert")).to_contain_text("position")
     await write(page, "INSERT INTO fieldline.losses (gateway) VALUES ('x')")
     await page.get_by_role("button", name="Run").click()
-    await expect(page.get_by_role("alert")).to_contain_text(re.compile("read.?only", re.IGNORECASE))
+    await expect(page.get_by_role("alert")).to_contain_text("This page only reads tables.")
+    await write(page, "SELECT * FROM file('/etc/passwd', 'LineAsString', 'line String')")
+    await page.get_by_role("button", name="Run").click()
+    await expect(page.get_by_role("alert")).to_contain_text("uses the table function file")
     await write(page, "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sin(number))")
     await page.get_by_role("button", name="Run").click()
     await expect(page.get_by_role("status")).to_have_text("Running …")
@@ -395,13 +401,41 @@ def test_what_a_plot_shows_is_what_was_measured(tmp_path: Path) -> None:
     assert ("d", "m", begin + 1234 * 7001, 1e6) in thinned
 
 
-def test_who_may_store_what_a_replay_gives(tmp_path: Path) -> None:
+REACHES_OUT = (
+    "SELECT * FROM file('/etc/passwd', 'LineAsString', 'line String')",
+    "SELECT file('/etc/passwd')",
+    "SELECT * FROM url('http://127.0.0.1:9/', 'LineAsString', 'line String')",
+    "SELECT 1 IN (SELECT line FROM url('http://127.0.0.1:9/', 'LineAsString', 'line String'))",
+    "/* SELECT */ SELECT * FROM remote('127.0.0.1:9', system.one)",
+    "SELECT * FROM s3('http://127.0.0.1:9/x', 'CSV')",
+    "SELECT * FROM `/etc/passwd`",
+    "SELECT * FROM system.processes",
+    "SELECT dictGet('d', 'a', 1)",
+    "DESCRIBE file('/etc/passwd')",
+    "KILL QUERY WHERE 1",
+    "SYSTEM SHUTDOWN",
+    "DROP TABLE fieldline.readings",
+    "SET readonly = 0",
+)
+
+
+def test_what_a_login_may_do_with_the_pages(tmp_path: Path) -> None:
+    """Only who may write may replay; and no statement of the page SQL does more than read, an admin's neither."""
     with clickhouse(tmp_path / "clickhouse", "--users", str(users_file(tmp_path))) as server:
         for name, role in NAMES.items():
             with closing(connect(url(server.port, name), database="default")) as client:
                 if role == "admin":
                     migrate(client)
                 assert may_write(client) == (role != "reader"), role
+                page = Reading(client)
+                for statement in REACHES_OUT:
+                    with pytest.raises((FieldlineError, ClickHouseError)):
+                        page.check(statement)
+                for example in queries.names():
+                    page.check(_example(example))
+                if role == "admin":  # of others the server parses first, and says positions of its own
+                    with pytest.raises(ClickHouseError, match=r"failed at position 20 \(fieldline\)"):
+                        page.check("SELECT device FORM fieldline.latest")
 
 
 def test_it_does_not_start_open_to_other_machines() -> None:

@@ -1,7 +1,7 @@
 """SQL: any statement that reads, with its result as a table or a chart.
 
-Read-only twice: by the setting `readonly`, and by the rights of the user in the dashboard's ClickHouse URL, which is
-what also keeps table functions such as url() from being used. A result has at most `ROWS_MAX` rows.
+Read-only twice: by the setting `readonly`, and by an allow list (analytics/web/reading.py), which also keeps table
+functions such as url() from being used. A result has at most `ROWS_MAX` rows.
 """
 
 import json
@@ -141,7 +141,8 @@ _LIMITS: Mapping[str, int | str] = {
 
 
 def _statement(text: str) -> str:
-    return text.strip().rstrip(";").strip()
+    """Without what only other tools need at its end."""
+    return re.sub(r"\s+FORMAT\s+\w+$", "", text.strip().rstrip(";").strip(), flags=re.IGNORECASE)
 
 
 def _examples(statements: Statements) -> dict[str, str]:
