@@ -13,17 +13,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nicegui import ui
 
 from analytics.dead_letters import Filter, printable
-from analytics.replay import Decode, Decoded, Outcome, Step, replay
 from analytics.web import frame
 from analytics.web.asking import Asker, may_write
 from ingest.clickhouse.client import Client
 from telemetry.errors import ConfigError, FieldlineError
 
-Mapping = Callable[[str, str], tuple[str, Decode]]
+if TYPE_CHECKING:
+    from analytics.replay import Decode, Decoded, Outcome, Step
+
+Mapping = Callable[[str, str], "tuple[str, Decode]"]
 """From the text of a gateway's config and its name to the gateway's name and its decoder. Raises ConfigError."""
 
 CONFIG_BYTES_MAX = 1_000_000
@@ -54,7 +57,7 @@ class Configs:
                 found[str(file)] = f"{file.name} cannot be used: {str(error).splitlines()[0]}"
         return {**found, PASTED: "a config that I paste"}
 
-    def read(self, file: str, pasted: str) -> tuple[str, Decode]:
+    def read(self, file: str, pasted: str) -> "tuple[str, Decode]":
         """The gateway and its decoder. Raises ConfigError."""
         if file == PASTED:
             if not pasted.strip():
@@ -100,7 +103,7 @@ class Replaying:
                 self._only.classes("grow")
             with ui.element("div").style("width:100%;display:flex;flex-direction:column;gap:.5rem") as self._paste:
                 self._text = ui.textarea("The config (gateway.toml)")
-                self._text.props(f'outlined spellcheck=false maxlength={CONFIG_BYTES_MAX} rows=6 input-style="{_CODE}"')
+                self._text.props(f'outlined spellcheck=false maxlength={CONFIG_BYTES_MAX} rows=8 input-style="{_CODE}"')
                 self._text.style("width:100%")
                 ui.html(_FILE.replace("TARGET", str(self._text.id)), sanitize=False)
             self._again = ui.checkbox("Also those that were replayed already; what they gave is replaced")
@@ -138,9 +141,9 @@ class Replaying:
             chosen = self._chosen(gateway)
             self._running(is_so=True)
             self._status.text = "Reading the dead letters …"
-            loop, shown = asyncio.get_running_loop(), list[Decoded]()
+            loop, shown = asyncio.get_running_loop(), list["Decoded"]()
 
-            def seen(step: Step) -> None:
+            def seen(step: "Step") -> None:
                 shown.extend(step.decoded[: SHOWN_LETTERS - len(shown)])
                 loop.call_soon_threadsafe(self._say, f"{step.letters:,} of {step.total:,} letters …")
                 if self._stopping.is_set() and step.letters < step.total:
@@ -148,7 +151,9 @@ class Replaying:
                         f"Stopped after {step.letters:,} of {step.total:,} letters. Press {_NAMES[dry]} again to go on."
                     )
 
-            def work(client: Client) -> Outcome | None:
+            def work(client: Client) -> "Outcome | None":
+                from analytics.replay import replay  # noqa: PLC0415 - pyarrow's 70 MB, with the first replay
+
                 return replay(client, decode, chosen, dry=dry, again=bool(self._again.value), seen=seen)
 
             try:
@@ -191,7 +196,7 @@ def _enable(button: ui.element, is_so: bool) -> None:
         button.props("disabled")
 
 
-def _said(outcome: Outcome | None, shown: Sequence[Decoded], gateway: str, *, dry: bool) -> str:
+def _said(outcome: "Outcome | None", shown: "Sequence[Decoded]", gateway: str, *, dry: bool) -> str:
     """What came of it, as the command says it, and the readings of the first letters."""
     if outcome is None:
         return f'<p class="empty">There are no such dead letters of gateway {frame.safe(gateway)} to replay.</p>'
@@ -206,7 +211,7 @@ def _said(outcome: Outcome | None, shown: Sequence[Decoded], gateway: str, *, dr
     return f'{said}<p class="small soft">{about}</p>{frame.table(headings, rows, numbers=(3,))}'
 
 
-def _readings(found: Decoded) -> list[tuple[str, ...]]:
+def _readings(found: "Decoded") -> list[tuple[str, ...]]:
     columns, rows = found.columns, []
     for at in range(min(len(columns), SHOWN_READINGS)):
         series = found.series[columns.series[at]]

@@ -30,6 +30,7 @@ from proof.ports import free_ports
 from proof.stack import FIELDLINE, GATEWAY, Stack
 from telemetry.errors import FieldlineError
 from tests.clickhouse import clickhouse
+from tests.npm import installed
 from tests.users import NAMES, url, users_file
 
 PASSWORD = "correct horse battery"
@@ -37,6 +38,7 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-sync")
 SOON_MS = 15_000
+AXE = "axe-core@4.14.1"
 
 
 @asynccontextmanager
@@ -59,6 +61,13 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+async def can_be_used_by_all(page: Page) -> None:
+    """What axe-core finds: contrast, names of controls, structure."""
+    await page.evaluate((installed(AXE) / "axe-core" / "axe.min.js").read_text())
+    found = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == [], page.url
 
 
 class Watched:
@@ -157,6 +166,7 @@ async def see_sql(page: Page, base: str, stack: Stack) -> None:
     await write(page, "SELECT device, value * 2 AS twice FROM fieldline.latest WHERE metric = 'temperature'")
     await page.keyboard.press("Control+Enter")
     await expect(page.locator(".ag-cell", has_text="164.5")).to_be_visible(timeout=SOON_MS)
+    await can_be_used_by_all(page)
     await page.get_by_role("button", name="Chart").click()
     await expect(page.locator("canvas")).to_be_visible()
     await write(page, "SELECT device FORM fieldline.latest")
@@ -233,6 +243,7 @@ async def replay_letters(page: Page, base: str, stack: Stack) -> None:
     config = stack.directory / "corrected.toml"
     config.write_text(MAPPING.replace("site", "sight", 1).replace("[coap]", "[coap"))
     await page.get_by_label("or read it from a file").set_input_files(config)
+    await expect(page.get_by_label("The config")).to_have_value(config.read_text())
     await replay.get_by_role("button", name="Try it").click()
     await expect(replay.get_by_role("alert")).to_contain_text("the pasted config: is not valid TOML")
     await page.get_by_label("The config").fill(MAPPING)
@@ -281,6 +292,7 @@ async def use_phone(browser: Browser, page: Page, base: str) -> None:
         await expect(small.locator("h1")).to_be_visible()
         assert await small.evaluate("document.documentElement.scrollWidth") <= 360, path
         assert await small.evaluate("document.body.classList.contains('body--dark')"), path
+        await can_be_used_by_all(small)
     await phone.close()
 
 
@@ -299,6 +311,7 @@ async def see_alerts(page: Page, base: str, stack: Stack) -> None:
     await expect(page.get_by_text("temperature kettle is")).to_be_visible()
     await page.get_by_role("button", name="Save").click()
     await page.get_by_role("button", name="Edit: temperature above 1").click(timeout=SOON_MS)
+    await expect(page.get_by_label("Name")).to_have_value("temperature above 1")
     await page.get_by_label("Name").fill("kettle boils")
     await choose(page, "Severity", "critical")
     await page.get_by_role("button", name="Save").click()
@@ -327,6 +340,9 @@ async def make_every_rule(page: Page, base: str) -> None:
     await page.goto(f"{base}/alerts")
     for kind, words in KINDS.items():
         await choose(page, "What should be noticed", words)
+        others = {field.label for other, fields in FIELDS.items() if other != kind for field in fields}
+        own = next(field.label for field in FIELDS[kind] if field.label not in others)
+        await expect(page.get_by_label(own, exact=True)).to_be_visible()
         for label, value in (("Metric", "temperature"), ("Limit", "90"), ("Change", "5")):
             if any(field.label == label for field in FIELDS[kind]):
                 await page.get_by_label(label, exact=True).fill(value)
@@ -352,11 +368,15 @@ def test_every_page_on_live_data(tmp_path: Path) -> None:
             await sign_in(page, base)
             watched = Watched(page, base)
             await see_fleet(page, base, stack)
+            await can_be_used_by_all(page)
             await see_explorer(page, base)
+            await can_be_used_by_all(page)
             await see_sql(page, base, stack)
             await see_custody(page, base, stack)
             await replay_letters(page, base, stack)
+            await can_be_used_by_all(page)
             await see_alerts(page, base, stack)
+            await can_be_used_by_all(page)
             await make_every_rule(page, base)
             await use_keyboard(page, base)
             await use_phone(browser, page, base)

@@ -167,7 +167,7 @@ def _mute(*, is_muted: bool) -> tuple[str]:
 
 def _alert(row: dict[str, Any], *, is_muted: bool) -> str:
     kind = {"critical": "bad", "warning": "warn"}.get(row["severity"], "")
-    said = [f"since {frame.when(row['since'])} UTC"]
+    said = [f"noticed {frame.when(row['since'])} UTC"]
     said += [f"acknowledged by {frame.safe(row['acknowledged_by'])}"] if row["acknowledged_by"] else []
     said += [f"muted until {frame.when(row['muted_until'])} UTC"] if is_muted else []
     return (

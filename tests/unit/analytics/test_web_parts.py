@@ -1,7 +1,9 @@
 """The pure parts of the dashboard: steps and local times of plots, numbers for people, examples, saved statements."""
 
-from datetime import UTC, datetime
+import math
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,7 +13,8 @@ from starlette.datastructures import QueryParams
 
 from analytics import queries
 from analytics.web import charts, frame
-from analytics.web.pages.sql import _example, position
+from analytics.web.asking import Table
+from analytics.web.pages.sql import _example, _plot, position
 from analytics.web.statements import HISTORY_MAX, Statements
 from analytics.web.view import NAMES_MAX, SPAN_MS_MAX, SPAN_MS_MIN, View
 from telemetry.errors import FieldlineError
@@ -106,6 +109,26 @@ def test_text_of_devices_is_no_html() -> None:
 def test_examples_are_statements_without_parameters() -> None:
     for name in queries.names():
         assert "{" not in _example(name), name
+
+
+def test_rows_of_several_devices_are_a_line_each() -> None:
+    day = [date(2026, 1, 1), date(2026, 1, 2)]
+    rows: list[tuple[Any, ...]] = [(day[1], "b", 4.0), (day[0], "b", 3), (day[0], "a", 1), (day[1], "a", math.nan)]
+    options = _plot(Table(("day", "device", "power"), ("Date", "String", "Float64"), rows))
+    at = [1_767_225_600_000, 1_767_312_000_000]
+    assert [(one["name"], one["data"]) for one in options["series"]] == [
+        ("a", [[at[0], 1], [at[1], "nan"]]),
+        ("b", [[at[0], 3], [at[1], 4.0]]),
+    ]
+    assert options["xAxis"]["type"] == "time"
+
+
+def test_numbers_without_a_time_are_bars() -> None:
+    options = _plot(Table(("device", "least", "most"), ("String", "Float64", "Float64"), [("a", 1, 2), ("b", 3, 4)]))
+    assert [(one["name"], one["data"]) for one in options["series"]] == [
+        ("least", [["a", 1], ["b", 3]]),
+        ("most", [["a", 2], ["b", 4]]),
+    ]
 
 
 def test_the_position_of_an_error() -> None:
