@@ -29,6 +29,7 @@ STATEMENT_S_MAX = 60
 DOWNLOAD_S_MAX = 600
 DOWNLOADS_MAX = 2
 READ_ONLY: Mapping[str, int | str] = {"readonly": 2}  # 1 would refuse the limits that travel with the query
+"""For a login that may do more; one that may only read may change no settings, and has limits of its own."""
 
 T = TypeVar("T")
 
@@ -74,16 +75,16 @@ class Source:
         id_: str,
         *,
         slow: bool,
-        guarded: bool = False,
+        rows_max: int | None = None,
     ) -> Table:
-        """Run one query; slow: it may be; guarded: a person wrote it (reading.py). Raises FieldlineError."""
+        """Run one query; slow: it may be; rows_max: a person wrote it (reading.py). Raises FieldlineError."""
 
         def job(client: Client) -> Table:
             if id_ in self._killed:
                 raise FieldlineError("The statement was cancelled before it began.")
-            if guarded:
+            if rows_max is not None:
                 self._reading(client).check(sql)
-            return _read(client, sql, values, settings, id_)
+            return _read(client, sql, values, settings, id_, rows_max)
 
         pool = self._slow if slow else self._readers
         try:
@@ -148,7 +149,7 @@ class Source:
             raise FieldlineError(f"{DOWNLOADS_MAX} downloads are running already. Try again when one has ended.")
         try:
             with closing(connect(self._url, answer_timeout_s=DOWNLOAD_S_MAX)) as client:
-                settings = known(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
+                settings = _free(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
                 transport = {"X-ClickHouse-Format": fmt}
                 try:
                     answer = client.raw_stream(sql, dict(values), settings, transport_settings=transport)
@@ -160,11 +161,29 @@ class Source:
             self._downloads.release()
 
 
-def _read(client: Client, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str) -> Table:
-    sent = {**known(client, settings), "query_id": id_}
-    found = client.query(sql, parameters=dict(values), settings=sent)
-    types = tuple(kind.name for kind in found.column_types)
-    return Table(tuple(found.column_names), types, list(found.result_rows))
+def _read(
+    client: Client,
+    sql: str,
+    values: Mapping[str, Any],
+    settings: Mapping[str, int | str],
+    id_: str,
+    rows_max: int | None,
+) -> Table:
+    sent = {**_free(client, settings), "query_id": id_}
+    rows: list[tuple[Any, ...]] = []
+    with client.query_row_block_stream(sql, parameters=dict(values), settings=sent) as blocks:
+        for block in blocks:
+            rows += [tuple(row) for row in block[: None if rows_max is None else rows_max - len(rows)]]
+            if len(rows) == rows_max:
+                break
+        source = blocks.source
+    return Table(tuple(source.column_names), tuple(kind.name for kind in source.column_types), rows)
+
+
+def _free(client: Client, settings: Mapping[str, int | str]) -> dict[str, int | str]:
+    """Those that this login may set."""
+    there = client.server_settings
+    return {name: value for name, value in known(client, settings).items() if not there[name].readonly}
 
 
 def _first_line(error: Exception) -> str:
@@ -199,10 +218,10 @@ class Asker:
         """A query of analytics/queries that reads whole tables, on somebody's wish. Raises FieldlineError."""
         return await self._ask(queries.load(name).sql, {}, {"max_execution_time": STATEMENT_S_MAX}, slow=True)
 
-    async def statement(self, sql: str, settings: Mapping[str, int | str]) -> Table:
-        """What somebody wrote, if it only reads. Raises FieldlineError, also when it was cancelled."""
+    async def statement(self, sql: str, settings: Mapping[str, int | str], rows_max: int) -> Table:
+        """What somebody wrote, if it only reads: its first rows. Raises FieldlineError, also when it was cancelled."""
         limits = {"max_execution_time": STATEMENT_S_MAX, **settings}
-        return await self._ask(sql, {}, limits, slow=True, guarded=True)
+        return await self._ask(sql, {}, limits, slow=True, rows_max=rows_max)
 
     async def _ask(
         self,
@@ -211,12 +230,12 @@ class Asker:
         settings: Mapping[str, int | str],
         *,
         slow: bool,
-        guarded: bool = False,
+        rows_max: int | None = None,
     ) -> Table:
         id_ = f"web-{secrets.token_hex(8)}"
         self._running.add(id_)
         try:
-            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow, guarded=guarded)
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow, rows_max=rows_max)
         except asyncio.CancelledError:
             self.source.kill([id_])
             raise

@@ -21,7 +21,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from analytics import queries
 from analytics.migrate import migrate
 from analytics.migrate import run as migrate_run
-from analytics.web.asking import may_write
+from analytics.web.asking import Asker, Source, may_write
 from analytics.web.pages.sql import _example
 from analytics.web.reading import Reading
 from analytics.web.rule_form import FIELDS, KINDS
@@ -456,6 +456,24 @@ def test_what_a_login_may_do_with_the_pages(tmp_path: Path) -> None:
                 if role == "admin":  # of others the server parses first, and says positions of its own
                     with pytest.raises(ClickHouseError, match=r"failed at position 20 \(fieldline\)"):
                         page.check("SELECT device FORM fieldline.latest")
+
+
+def test_a_dashboard_whose_login_may_only_read(tmp_path: Path) -> None:
+    async def ask(source: Source) -> None:
+        asker = Asker(source)
+        assert (await asker.named("web_gateways")).rows == []
+        assert len((await asker.statement("SELECT number FROM numbers(300000)", {"readonly": 2}, 2001)).rows) == 2001
+        assert (await asker.statement("SELECT 7 AS seven", {}, 2001)).records == [{"seven": 7}]
+
+    with clickhouse(tmp_path / "clickhouse", "--users", str(users_file(tmp_path, "seconds_max = 60"))) as server:
+        with closing(connect(url(server.port, "root"), database="default")) as client:
+            migrate(client)
+        source = Source(url(server.port, "ann"))
+        try:
+            asyncio.run(ask(source))
+            assert b"".join(source.stream("SELECT 1 AS one", {}, "CSVWithNames")) == b'"one"\n1\n'
+        finally:
+            source.close()
 
 
 def test_it_does_not_start_open_to_other_machines() -> None:

@@ -98,7 +98,7 @@ class Sql:
 
         async def asked(text: str) -> Table:
             try:
-                return await asker.statement(text, _LIMITS)
+                return await asker.statement(text, _LIMITS, ROWS_MAX + 1)
             except FieldlineError as error:
                 if (at := position(str(error))) is not None:
                     ui.run_javascript(f"fieldline.jump({editor.id}, {editor.value.find(text) + at})")
