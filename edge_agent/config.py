@@ -19,7 +19,7 @@ from edge_agent.expression import ExpressionError, parse
 from edge_agent.profiles import expanded
 from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
 from telemetry import tags
-from telemetry.config import Name, Port, Section, load_toml, with_profile
+from telemetry.config import Name, Port, Section, load_toml, parse_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
 
@@ -562,3 +562,8 @@ class GatewayConfig(Section):
 def load(path: Path) -> GatewayConfig:
     """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`."""
     return load_toml(path, GatewayConfig)
+
+
+def of_text(text: str, name: str) -> GatewayConfig:
+    """A config that is no file; `name` is what errors call it. Raises ConfigError."""
+    return parse_toml(text, name, GatewayConfig)

@@ -4,17 +4,21 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
+from analytics.web import download
 from analytics.web.access import Guard, is_loopback
 from analytics.web.asking import Source
 from analytics.web.frame import Page, add
-from analytics.web.pages import alerts, custody, explorer, fleet
+from analytics.web.pages import alerts, explorer, fleet
+from analytics.web.pages.custody import Custody
 from analytics.web.pages.sql import Sql
+from analytics.web.replaying import Configs
 from analytics.web.statements import Statements
 from ingest.listening import Server, bind
 from telemetry.errors import FieldlineError
@@ -24,25 +28,25 @@ RECONNECT_S = 4.0
 PASSWORD_CHARACTERS_MIN = 8
 
 
-def pages(saved: Path) -> tuple[Page, ...]:
+def pages(saved: Path, configs: Configs) -> tuple[Page, ...]:
     """The navigation. A new page is a module in `pages/` and a line here."""
     return (
         Page("/", "Fleet", fleet.build),
         Page("/explorer", "Explorer", explorer.build),
         Page("/sql", "SQL", Sql(Statements(saved)).build),
-        Page("/custody", "Custody", custody.build),
+        Page("/custody", "Custody", Custody(configs).build),
         Page("/alerts", "Alerts", alerts.build),
     )
 
 
-def run(url: str | None, host: str, port: int, password_file: Path | None, saved: Path) -> None:
+def run(url: str | None, host: str, port: int, password_file: Path | None, pages: Sequence[Page]) -> None:
     """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
     password = _password(host, password_file)
     source = Source(url)
     listener = bind("The dashboard", host, port)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    explorer.add_download(app, source)
-    add(source, pages(saved), signed_in=password is not None)
+    download.add(app, source)
+    add(source, pages, signed_in=password is not None)
     ui.run_with(
         app,
         title="Fieldline",

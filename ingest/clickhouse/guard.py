@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ingest.clickhouse.engine import Engine, Job
+from ingest.clickhouse.engine import Answer, Job
 from ingest.clickhouse.kill import restricted
 from ingest.clickhouse.statement import StatementError, keyword, tokens
 from ingest.clickhouse.users import Limits, Role
@@ -130,10 +130,17 @@ def nodes(tree: str) -> Iterator[Node]:
         path.append((found[2], found[3] or ""))
 
 
+class Asked(Protocol):
+    """What parses: the engine, or a server that is asked over HTTP."""
+
+    def run(self, job: Job, /) -> Answer:
+        """The whole answer to a statement."""
+
+
 class Guard:
     """Blocks, for an engine's thread. The functions that there are come from the engine, once."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Asked, limits: Limits) -> None:
         self._engine = engine
         self._limits = limits
         self._functions: frozenset[str] = frozenset()
