@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from analytics import kept
 from analytics.dead_letters import tables
 from ingest.clickhouse.client import Client
 
@@ -79,6 +80,7 @@ def roll_up(client: Client) -> int:
             total += len(settled)
         if len(settled) < INTENTS_MAX:
             _say(client, 0, now, now)
+            kept.keep(client)
             return total
 
 
@@ -115,6 +117,7 @@ def backfill(client: Client, console: Console) -> None:
             progress.advance(task)
     _say(client, 0, began, began)
     client.command("DELETE FROM fieldline.rollup_state WHERE month != 0", settings={"lightweight_deletes_sync": 2})
+    kept.keep(client)
 
 
 def _begun(client: Client) -> tuple[int, set[int]]:

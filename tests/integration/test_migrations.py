@@ -22,6 +22,8 @@ TABLES |= {"alert_rules", "alert_events", "alert_notifications"}
 VIEWS = {"latest", "rollup_1m", "rollup_1h", "accounting", "alerts"}
 TABLES |= {"rollup_state", "rollup_1m_buckets", "rollup_1h_buckets"}
 VIEWS |= {"rollup_fresh", "rollup_1m_touched", "rollup_1h_touched"}
+TABLES |= {"kept_parts", "kept_newest", "kept_seqs"}
+VIEWS |= {"kept_there"}
 
 
 @pytest.fixture(scope="module")
