@@ -8,13 +8,13 @@ from typing import Self
 
 
 class Proxy:
-    """Forwards connections on `port` to `target`, both on 127.0.0.1."""
+    """Forwards connections on `port` to `target`, both on 127.0.0.1. listener: to accept from, by default a new one."""
 
-    def __init__(self) -> None:
-        self.target = 0
+    def __init__(self, target: int = 0, listener: socket.socket | None = None) -> None:
+        self.target = target
         self.swallow_upstream = False
         self.swallow_downstream = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]

@@ -10,7 +10,9 @@
  * PUBACK was lost comes twice, with the same `n` and `ts`: QoS 1 means at least once.
  *
  * Two threads. One keeps the connection, and only says which message was acknowledged, through a pipe (on an RTOS: a
- * queue). The other owns all the rest, and is never held up by the network.
+ * queue). The other owns all the rest, and is never held up by the network: it hands messages over only while there is
+ * a connection. libmosquitto 2.0.11 would take them before, and one that came while it looks up the broker's name was
+ * never sent, one that came while it connects was sent before the CONNECT.
  *
  * The broker has DEVICE's state retained in devices/DEVICE/status: {"online":true}, or false as the last will.
  */
@@ -21,6 +23,8 @@
 #include <mosquitto.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -34,6 +38,8 @@ static const char *host;
 static int port;
 static unsigned failures;   /* in a row; of the connection's thread */
 static int acknowledged[2]; /* a pipe of message ids */
+static atomic_bool connected;
+static pthread_mutex_t connecting = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_connect(struct mosquitto *client, void *context, int refused)
 {
@@ -42,6 +48,7 @@ static void on_connect(struct mosquitto *client, void *context, int refused)
     if (refused)
         return;
     failures = 0;
+    connected = true;
     mosquitto_publish(client, NULL, status_topic, 15, "{\"online\":true}", 1, true);
 }
 
@@ -55,9 +62,12 @@ static void on_publish(struct mosquitto *client, void *context, int id)
 static void *keep_connected(void *client)
 {
     for (;;) {
+        pthread_mutex_lock(&connecting);
         int error = mosquitto_connect(client, host, port, KEEPALIVE_S);
+        pthread_mutex_unlock(&connecting);
         while (!error)
             error = mosquitto_loop(client, 1000, 1);
+        connected = false;
         uint32_t pause_ms = device_retry_ms(++failures);
         printf("%s, again in %" PRIu32 " ms\n", mosquitto_strerror(error), pause_ms);
         nanosleep(&(struct timespec){pause_ms / 1000, pause_ms % 1000 * 1000000L}, NULL);
@@ -87,6 +97,8 @@ struct window {
     int ids[WINDOW];
 };
 
+/* `connecting` is held meanwhile: what is handed over as the connection breaks is there before the next one is begun,
+ * and goes over that. */
 static void fill(struct window *window, struct device *device, struct mosquitto *client)
 {
     char message[MESSAGE_BYTES_MAX];
@@ -97,7 +109,7 @@ static void fill(struct window *window, struct device *device, struct mosquitto 
         if (!length)
             continue;
         int error = mosquitto_publish(client, id, topic, (int)length, message, 1, false);
-        if (error && error != MOSQ_ERR_NO_CONN) { /* without a connection libmosquitto keeps it for the next one */
+        if (error && error != MOSQ_ERR_NO_CONN) { /* it has just broken: libmosquitto keeps it for the next one */
             printf("publish: %s\n", mosquitto_strerror(error));
             window->sent--;
             return;
@@ -151,8 +163,10 @@ int main(int count, char **given)
     while (device.measured < count_max || ring_waiting(&device.ring)) {
         if (device.measured < count_max)
             device_measure(&device);
-        if (device_may_send(&device))
+        if (connected && device_may_send(&device) && pthread_mutex_trylock(&connecting) == 0) {
             fill(&window, &device, client);
+            pthread_mutex_unlock(&connecting);
+        }
         struct pollfd wake = {.fd = acknowledged[0], .events = POLLIN};
         poll(&wake, 1, device.measured < count_max ? device_wait_ms(&device, 1000) : 1000);
         settle(&window, &device);

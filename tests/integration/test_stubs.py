@@ -176,6 +176,49 @@ def test_without_a_clock_what_was_measured_gets_its_date_when_the_clock_is_set(
     asyncio.run(main())
 
 
+SLOW_LOOKUP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <unistd.h>
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
+    usleep(500000);
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, __func__);
+    return real(name, service, hints, found);
+}
+"""
+
+
+def test_what_is_measured_while_the_brokers_name_is_looked_up_is_sent(programs: Path, tmp_path: Path) -> None:
+    library = tmp_path / "slow_lookup.so"
+    compiler = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
+    subprocess.run(compiler, input=SLOW_LOOKUP, text=True, check=True, timeout=60)
+    with mosquitto(tmp_path) as broker:
+        stub = Stub.in_c(programs / "mqtt", tmp_path, C_MQTT, broker.port)
+        stub.environment["LD_PRELOAD"] = str(library)
+        with stopping(stub):
+            stub.start(count=5)
+            stub.ended()
+
+
+def test_what_is_measured_while_a_connection_is_made_is_sent_over_it(programs: Path, tmp_path: Path) -> None:
+    """To a server that accepts nobody: one connection waits in its queue, the next one is not answered."""
+    with (
+        socket.create_server((HOST, 0), backlog=0) as listener,
+        socket.create_connection(listener.getsockname()),
+        mosquitto(tmp_path) as broker,
+    ):
+        stub = Stub.in_c(programs / "mqtt", tmp_path, C_MQTT, listener.getsockname()[1])
+        with stopping(stub):
+            stub.start(count=5)
+            wait_until(lambda: len(stub.numbers("kept")) == 5, "it measures")
+            assert not stub.acknowledged
+            with Proxy(broker.port, listener):
+                stub.ended()
+            assert "again in" not in stub.log, "the first connection did"
+
+
 def test_a_full_ring_says_what_it_refused_and_the_broker_who_has_gone(tmp_path: Path) -> None:
     build = tmp_path / "small"
     build.mkdir()
