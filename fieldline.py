@@ -5,12 +5,15 @@ import re
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 
 import typer
 
 from telemetry.errors import FieldlineError
 from telemetry.program import log_to_stderr, told
+
+if TYPE_CHECKING:
+    from analytics.replay import Decode
 
 app = typer.Typer(
     help="Telemetry from devices in the field to a ClickHouse table, with a receipt for every reading.",
@@ -227,11 +230,18 @@ def broker_run(
 
 
 @analytics_app.command("migrate")
-def analytics_migrate(url: Url = None) -> None:
+def analytics_migrate(
+    url: Url = None,
+    cluster: Annotated[
+        Optional[str],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="Bring it to all servers of this cluster, as system.clusters names it; see docs/schema.md."),
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Only print the statements; needs no server.")] = False,
+) -> None:
     """Bring the database to the schema of this version; safe to repeat."""
-    from analytics.migrate import run
+    from analytics.migrate import print_statements, run
 
-    _exit(run(url))
+    _exit(print_statements(cluster) if print_ else run(url, cluster=cluster))
 
 
 @analytics_app.command("serve")
@@ -246,16 +256,30 @@ def analytics_serve(
     saved: Annotated[Path, typer.Option(help="Where saved queries and the last ones are kept.")] = Path(
         "var/statements.json"
     ),
+    gateway_config: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - as typer's documentation has it
+        typer.Option(help="A gateway's config, or a folder of them, to replay dead letters with; may be repeated."),
+    ] = None,
 ) -> None:
     """Serve the dashboard: fleet, readings and books in a web browser.
 
     Needs the extra `web` (pip install 'fieldline[cloud,web]'). Behind a proxy that ends TLS, keep the Host header.
     """
     try:
-        from analytics.web.serve import run
+        from analytics.web.replaying import Configs
+        from analytics.web.serve import pages, run
     except ModuleNotFoundError as error:
         raise FieldlineError(f"{error.name} is not installed. Run: pip install 'fieldline[cloud,web]'") from error
-    run(url, host, port, password_file, saved)
+    run(url, host, port, password_file, pages(saved, Configs(_mapping, tuple(gateway_config or ()))))
+
+
+def _mapping(text: str, name: str) -> "tuple[str, Decode]":
+    """Of a gateway's config the gateway, and what decodes with its mappings."""
+    from edge_agent.config import of_text
+    from edge_agent.decode import Decoder
+
+    settings = of_text(text, name)
+    return settings.gateway, Decoder.alone(settings)
 
 
 @analytics_app.command("rollup")
@@ -275,6 +299,16 @@ def analytics_backfill(url: Url = None) -> None:
     from analytics.rollup import run_backfill
 
     _exit(run_backfill(url))
+
+
+@analytics_app.command("grafana")
+def analytics_grafana(
+    out: Annotated[Path, typer.Option(help="The folder for the files; made if it does not exist.")],
+) -> None:
+    """Write Grafana's dashboards, data source and provider, to be put into its provisioning folders."""
+    from analytics.grafana import run
+
+    _exit(run(out))
 
 
 @app.command("demo")

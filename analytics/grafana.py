@@ -1,4 +1,4 @@
-"""Grafana's files, made from the named queries: `python -m analytics.grafana analytics/dashboards`.
+"""`fieldline analytics grafana`: Grafana's files, made from the named queries.
 
 For the official data source `grafana-clickhouse-datasource` in HTTP mode. A dashboard's time range, interval and
 variables take the place of a query's parameters, as the plugin's macros and Grafana's `sqlstring` (quotes are doubled)
@@ -7,12 +7,12 @@ have them; parameters that a panel does not set have their defaults. What is her
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analytics.queries import load
+from telemetry.errors import FieldlineError
 
 SOURCE = {"type": "grafana-clickhouse-datasource", "uid": "fieldline"}
 PLACES = {
@@ -163,6 +163,14 @@ def files() -> dict[str, str]:
     return {name: json.dumps(content, indent=2) + "\n" for name, content in made.items()}
 
 
-if __name__ == "__main__":
-    for name, content in files().items():
-        Path(sys.argv[1], name).write_text(content, encoding="utf-8")
+def run(out: Path) -> int:
+    """Write the files into a folder, which is made. Raises FieldlineError."""
+    made = files()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in made.items():
+            out.joinpath(name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise FieldlineError(f"cannot write to {out}: {error.strerror}. Choose another folder with --out.") from error
+    print(f"{len(made)} files for Grafana are in {out}: {', '.join(sorted(made))}. docs/grafana.md says where they go.")
+    return 0

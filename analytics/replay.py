@@ -93,23 +93,57 @@ def run(
 ) -> int:
     """Replay the chosen letters of one gateway; 1 if some still cannot be decoded. Raises FieldlineError."""
     out = out or sys.stdout
-    outcome = Outcome()
     with tables(url) as client:
-        groups = list(_groups(client, chosen, again=again))
-        if not groups:
-            print(f"There are no such dead letters of gateway {chosen.gateway} to replay.", file=out)
-            return 0
-        replay = None if dry else Replay.begin(client, chosen.gateway)
-        for group in groups:
-            letters = _fetch(client, chosen.gateway, group)
-            decoded = [found for letter in letters if (found := _decode(letter, decode, outcome)) is not None]
-            if replay is not None:
-                replay.store(letters, decoded, outcome)
-            else:
-                outcome.letters += len(decoded)
-                outcome.readings += sum(len(found.columns) for found in decoded)
+        outcome = replay(client, decode, chosen, dry=dry, again=again)
+    if outcome is None:
+        print(f"There are no such dead letters of gateway {chosen.gateway} to replay.", file=out)
+        return 0
     outcome.say(out, dry=dry)
     return 1 if outcome.refused else 0
+
+
+class Step(NamedTuple):
+    """How far a replay is: letters that were looked at, of how many, and what became readings since the last step."""
+
+    letters: int
+    total: int
+    decoded: list[Decoded]
+
+
+def _nobody(_: Step) -> None:
+    """Nobody looks."""
+
+
+def replay(
+    client: Client,
+    decode: Decode,
+    chosen: Filter,
+    *,
+    dry: bool = False,
+    again: bool = False,
+    seen: Callable[[Step], None] = _nobody,
+) -> Outcome | None:
+    """The same, with a client; None if there are no such letters. Raises FieldlineError and ClickHouseError.
+
+    `seen` is called after each group of letters. What it raises ends the replay, as a kill would: it can be repeated.
+    """
+    groups = list(_groups(client, chosen, again=again))
+    if not groups:
+        return None
+    outcome = Outcome()
+    storing = None if dry else Replay.begin(client, chosen.gateway)
+    total, looked = sum(map(len, groups)), 0
+    for group in groups:
+        letters = _fetch(client, chosen.gateway, group)
+        decoded = [found for letter in letters if (found := _decode(letter, decode, outcome)) is not None]
+        if storing is not None:
+            storing.store(letters, decoded, outcome)
+        else:
+            outcome.letters += len(decoded)
+            outcome.readings += sum(len(found.columns) for found in decoded)
+        looked += len(group)
+        seen(Step(looked, total, decoded))
+    return outcome
 
 
 def _groups(client: Client, chosen: Filter, *, again: bool) -> Iterator[list[tuple[str, int]]]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from broker_bridge.config import Broker
+from edge_agent.collect.oscore_file import load_devices
 from edge_agent.collect.psk_file import load_keys
 from edge_agent.config import GatewayConfig, is_place, load
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
@@ -121,6 +122,11 @@ def _secrets(config: GatewayConfig) -> list[str]:
             load_keys(config.coap.dtls.psk_file)
         except ConfigError as error:
             findings.append(f"coap.dtls: {error}")
+    if config.coap and config.coap.oscore:
+        try:
+            load_devices(config.coap.oscore.keys_file)
+        except ConfigError as error:
+            findings.append(f"coap.oscore: {error}")
     return findings
 
 

@@ -19,7 +19,7 @@ from edge_agent.expression import ExpressionError, parse
 from edge_agent.profiles import expanded
 from edge_agent.readings import NAME_CHARS_MAX, UNIT_CHARS_MAX
 from telemetry import tags
-from telemetry.config import Name, Port, Section, load_toml, with_profile
+from telemetry.config import Name, Port, Section, load_toml, parse_toml, with_profile
 from telemetry.wire import WIRE_BYTES_MAX
 
 
@@ -179,6 +179,13 @@ class Dtls(Section):
     sessions_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
 
+class Oscore(Section):
+    """CoAP protected by OSCORE, on the ports of the server."""
+
+    keys_file: Path
+    required: bool = False
+
+
 class Coap(Section):
     """The CoAP server, and what to read of others."""
 
@@ -188,6 +195,7 @@ class Coap(Section):
     requests_max: Annotated[int, Field(ge=1)] = 1000
     commit_wait_s_max: Seconds = 20.0
     dtls: Dtls | None = None
+    oscore: Oscore | None = None
     resources: Annotated[tuple[CoapResource, ...], Field(max_length=1000)] = ()
 
     @property
@@ -554,3 +562,8 @@ class GatewayConfig(Section):
 def load(path: Path) -> GatewayConfig:
     """Parse and check a config file. Raises ConfigError, one line per problem: `file: key must …, got …`."""
     return load_toml(path, GatewayConfig)
+
+
+def of_text(text: str, name: str) -> GatewayConfig:
+    """A config that is no file; `name` is what errors call it. Raises ConfigError."""
+    return parse_toml(text, name, GatewayConfig)

@@ -26,6 +26,7 @@ from telemetry.clock import Clock, SystemClock
 from telemetry.errors import ConfigError, SpoolCorruptError
 
 if TYPE_CHECKING:
+    from edge_agent.collect.coap_oscore import Oscore
     from edge_agent.collect.coap_secure import Secure
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ def make_collectors(config: GatewayConfig, clock: Clock, knows: Callable[[int], 
             knows,
             kernel_boot_id(),
             _secure(config.coap),
+            _oscore(config, clock, knows),
         )
     if config.coap is not None and config.coap.resources:
         from edge_agent.collect.coap_resources import CoapResources
@@ -168,3 +170,21 @@ def _secure(config: Coap) -> "Secure | None":
             f"coap.dtls needs pyOpenSSL ({error}). Install it with: pip install 'fieldline[dtls]'"
         ) from error
     return Secure(config.dtls, config.bind)
+
+
+def _oscore(config: GatewayConfig, clock: Clock, knows: Callable[[int], bool]) -> "Oscore | None":
+    """What opens OSCORE's messages, if it is switched on. Raises ConfigError."""
+    if config.coap is None or config.coap.oscore is None:
+        return None
+    try:
+        from edge_agent.collect.coap_oscore import Oscore
+    except ImportError as error:
+        raise ConfigError(
+            f"coap.oscore needs cryptography ({error}). Install it with: pip install 'fieldline[oscore]'"
+        ) from error
+    from edge_agent.collect.coap_numbers import Numbers
+    from edge_agent.collect.oscore_file import load_devices
+
+    oscore = config.coap.oscore
+    numbers = Numbers(config.spool.path, clock.now_ms())
+    return Oscore(load_devices(oscore.keys_file), numbers, knows, is_required=oscore.required)

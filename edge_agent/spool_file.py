@@ -2,6 +2,7 @@
 
 spool.db (and -wal, -shm)   the database; see edge_agent.spool
 lock                        held by the one agent that owns the spool
+oscore-numbers              stays when the database is moved aside (edge_agent.collect.coap_numbers)
 damaged-*.chunk             bodies whose checksum failed, as they were
 corrupt-*/                  databases that SQLite could not read, as they were (edge_agent.quarantine)
 """

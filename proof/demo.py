@@ -47,6 +47,7 @@ async def run(options: Options) -> int:
     """Run the demo; 0 only when the books are right."""
     options.ports.check_free()
     stack = Stack(options.directory, options.ports)
+    stack.add_alerts()
     has_dashboard = importlib.util.find_spec("nicegui") is not None  # the extra `web`
     if has_dashboard:
         stack.add_dashboard()

@@ -196,7 +196,13 @@ def _stack(directory: Path, console: Console) -> tuple[Stack, Mixed, Path | None
     psk_file = directory / "coap.psk"
     psk_file.touch(mode=0o600)
     psk_file.write_text(f"{rules.IDENTITY}:{secrets.token_hex(16)}\n")
-    mixed = Mixed(free_port(), psk_file, free_port() if has_dtls else None, plain_mqtt=program is None)
+    oscore_file = None
+    if importlib.util.find_spec("cryptography") is not None:
+        from proof import mixed_oscore  # noqa: PLC0415 - cryptography is an extra
+
+        oscore_file = directory / "coap.oscore.toml"
+        mixed_oscore.keys_file(oscore_file, secrets.token_hex(16))
+    mixed = Mixed(free_port(), psk_file, free_port() if has_dtls else None, oscore_file, plain_mqtt=program is None)
     stack = Stack(
         directory,
         ports,

@@ -100,6 +100,12 @@ async def run(given: argparse.Namespace) -> int:
 
         way = Secured(await _udp(given.coaps), bytes.fromhex(given.key_file.read_text().strip().partition(":")[2]))
         works.append(Poster("drill-coaps", "CoAP over DTLS", "cbor", way, journal).run(source("coaps").over_time()))
+    if given.oscore_file:
+        from proof.mixed_oscore import DEVICE, OscoreClient, Protected  # noqa: PLC0415 - cryptography is an extra
+
+        sealed = Protected(await _udp(given.coap), OscoreClient(given.oscore_file))
+        poster = Poster(DEVICE, "CoAP under OSCORE", "cbor", sealed, journal, in_blocks=True)
+        works.append(poster.run(source("oscore").over_time()))
     ended = asyncio.gather(*works)
     stopped = asyncio.ensure_future(asyncio.to_thread(stop.wait))
     futures: list[asyncio.Future[Any]] = [ended, stopped]
@@ -134,6 +140,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--coaps", type=int, help="the agent's port with DTLS")
     parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--oscore-file", type=Path, help="the gateway's keys for OSCORE")
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--plain-mqtt", action="store_true", help="3.1.1 and QoS 1 only, for the embedded broker")
     return asyncio.run(run(parser.parse_args()))

@@ -40,8 +40,8 @@ def topic(fmt: str, device: str) -> str:
     return f"drill/{fmt}/{device}"
 
 
-def gateway_toml(*, resources_port: int, dtls_port: int | None, psk_file: str) -> str:
-    """The sections of gateway.toml for the mixed devices. dtls_port: None is no DTLS."""
+def gateway_toml(*, resources_port: int, dtls_port: int | None, psk_file: str, oscore_file: str | None = None) -> str:
+    """The sections of gateway.toml for the mixed devices. dtls_port: None is no DTLS; oscore_file: nor OSCORE."""
     sections = ['[[mappings]]\ntopic = "devices/{device}/telemetry"\n', "[sparkplug]\nrebirth_interval_s = 0.5\n"]
     sections += [
         f'[[mappings]]\ntopic = "{topic(fmt, "{device}")}"\nformat = "{fmt}"\n{_OPTIONS.get(fmt, "")}'
@@ -55,4 +55,6 @@ def gateway_toml(*, resources_port: int, dtls_port: int | None, psk_file: str) -
         )
     if dtls_port is not None:
         sections.append(f'[coap.dtls]\nport = {dtls_port}\npsk_file = "{psk_file}"\n')
+    if oscore_file is not None:
+        sections.append(f'[coap.oscore]\nkeys_file = "{oscore_file}"\n')
     return "\n".join(sections)

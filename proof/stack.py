@@ -120,8 +120,19 @@ class Stack:
     def add_dashboard(self) -> Program:
         """Define the dashboard, too."""
         serve = ("analytics", "serve", "--url", self.url, "--port", str(self.ports.web))
-        saved = ("--saved", str(self.directory / "statements.json"))
-        return self.add("web", (*FIELDLINE, *serve, *saved), self.ports.web)
+        files = ("--saved", str(self.directory / "statements.json"), "--gateway-config", str(self.gateway_config))
+        return self.add("web", (*FIELDLINE, *serve, *files), self.ports.web)
+
+    def add_alerts(self) -> Program:
+        """Define what asks the rules of alerts, too: those of the dashboard, and two that are always of use."""
+        config = self.directory / "alerts.toml"
+        config.write_text(
+            f'clickhouse_url = "{self.url}"\nevery_s = 1.0\n\n'
+            '[[rules]]\nname = "gateway silent"\nkind = "silence"\nof = "gateway"\n'
+            'after_s = 30\nseverity = "critical"\n\n'
+            '[[rules]]\nname = "dead letters"\nkind = "dead_letters"\nover_s = 600\n'
+        )
+        return self.add("alerts", (*FIELDLINE, "alerts", "run", "--config", str(config)))
 
     def add(self, name: str, command: Sequence[str], port: int = 0, *, restart: bool = True) -> Program:
         """Define a program; `port` is the one it listens on when it is ready."""

@@ -29,15 +29,24 @@ Model = TypeVar("Model", bound=Section)
 def load_toml(path: Path, model: type[Model]) -> Model:
     """Parse and check a file; paths in it are relative to it. Raises ConfigError, one line per problem."""
     try:
-        raw = tomllib.loads(path.read_text())
+        text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return relative_to(path.parent, parse_toml(text, str(path), model))
+
+
+def parse_toml(text: str, name: str, model: type[Model]) -> Model:
+    """Parse and check a config that is no file; `name` is what errors call it. Raises ConfigError."""
     try:
-        return relative_to(path.parent, model.model_validate(raw))
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: is not valid TOML: {error}") from error
+    try:
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in sentences(error))) from error
+        raise ConfigError("\n".join(f"{name}: {line}" for line in sentences(error))) from error
 
 
 Profiles = Mapping[str, Mapping[str, Mapping[str, object]]]

@@ -28,12 +28,13 @@ STOP_S_MAX = 30.0
 
 @dataclass
 class Server:
-    """The server's process; `path` is its data directory."""
+    """The server's process; `path` is its data directory, `module` what Python runs."""
 
     path: Path
     port: int
     options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    module: str = "ingest.clickhouse.server"
 
     @property
     def url(self) -> str:
@@ -47,7 +48,7 @@ class Server:
 
     def start(self) -> None:
         """Start the process and wait until /ping answers."""
-        command = [sys.executable, "-m", "ingest.clickhouse.server"]
+        command = [sys.executable, "-m", self.module]
         command += ["--path", str(self.path), "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -93,9 +94,9 @@ class Server:
 
 
 @contextmanager
-def clickhouse(path: Path, *options: str) -> Iterator[Server]:
+def clickhouse(path: Path, *options: str, module: str = Server.module) -> Iterator[Server]:
     """The server on `path`, which is created; `options` go to its command line. Stopped at the end."""
-    server = Server(path, free_port(), options)
+    server = Server(path, free_port(), options, module=module)
     try:
         server.start()
         yield server

@@ -6,15 +6,23 @@ import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Self
 
 from edge_agent.collect.coap import CoapCollector
+from edge_agent.collect.coap_numbers import Numbers
+from edge_agent.collect.coap_oscore import Oscore
 from edge_agent.collect.coap_secure import Secure
-from edge_agent.config import Coap, GatewayConfig
+from edge_agent.collect.oscore_file import load_devices
+from edge_agent.commit import GroupCommit
+from edge_agent.config import Coap, Collect, GatewayConfig, Spool
 from edge_agent.decode import Decoder
+from edge_agent.spool import Spool as OpenSpool
+from edge_agent.spool import open_spool
 from proof.ports import free_port
-from telemetry.clock import SystemClock
+from telemetry.clock import Clock, SystemClock
 from telemetry.columns import Columns, Series
 from telemetry.delivery import DURABLE, Chunk, Deliver, Delivery, Outcome
 
@@ -80,13 +88,14 @@ async def libcoap(*arguments: str, client: str = LIBCOAP, seconds_max: int = 20)
 @asynccontextmanager
 async def serving(
     deliver: Deliver,
-    clock: FakeClock | None = None,
+    clock: Clock | None = None,
     payload_bytes_max: int = 256 * 1024,
     port: int = 0,
     topics: tuple[str, ...] = (),
     knows: Callable[[int], bool] = lambda _key: False,
     secure: Secure | None = None,
     boot_id: bytes | None = b"a boot",
+    oscore: Oscore | None = None,
     **settings: object,
 ) -> AsyncIterator[int]:
     """A running collector's port. Fails the test when anything in its loop failed."""
@@ -94,7 +103,7 @@ async def serving(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
     port = port or free_port()
     config = Coap.model_validate({"bind": "127.0.0.1", "port": port, **settings})
-    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, boot_id, secure)
+    collector = CoapCollector(config, clock or SystemClock(), payload_bytes_max, topics, knows, boot_id, secure, oscore)
     task = asyncio.create_task(collector.run(deliver))
     try:
         await until(lambda: task.done() or "listening on" in collector.state())
@@ -106,6 +115,44 @@ async def serving(
         await asyncio.wait([task])
         assert "not listening" in collector.state()
         assert not failures
+
+
+@asynccontextmanager
+async def agent(
+    folder: Path,
+    port: int,
+    clock: Clock | None = None,
+    boot_id: bytes | None = b"a boot",
+    secure: Secure | None = None,
+    oscore_keys: Path | None = None,
+    **settings: object,
+) -> AsyncIterator[OpenSpool]:
+    """Collector, decode stage, group commit and spool, as the agent wires them."""
+    clock = clock or SystemClock()
+    config = GatewayConfig(gateway="g", coap=Coap(), spool=Spool(path=folder / "spool", free_bytes_min=0))
+    spool = open_spool(config.spool, "g", 1000)
+    oscore = None
+    if oscore_keys is not None:
+        oscore = Oscore(load_devices(oscore_keys), Numbers(config.spool.path, clock.now_ms()), spool.knows)
+    with ThreadPoolExecutor(1) as thread:
+        commit = GroupCommit(spool, Decoder(config, spool.series_id), Collect(), clock, thread)
+        committing = asyncio.create_task(commit.run())
+        try:
+            async with serving(
+                commit.deliver,
+                clock,
+                port=port,
+                knows=spool.knows,
+                boot_id=boot_id,
+                secure=secure,
+                oscore=oscore,
+                **settings,
+            ):
+                yield spool
+        finally:
+            committing.cancel()
+            await asyncio.wait([committing])
+    spool.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -155,8 +202,7 @@ class Answer:
         first, code, self.mid = struct.unpack("!BBH", data[:4])
         self.type, self.code = first >> 4 & 3, f"{code >> 5}.{code & 31:02}"
         self.token = data[4 : 4 + (first & 15)]
-        head, _, payload = data[4 + (first & 15) :].partition(b"\xff")
-        self.text = payload.decode()
+        head, _, self.payload = data[4 + (first & 15) :].partition(b"\xff")
         self.options: dict[int, bytes] = {}
         number = at = 0
         while at < len(head):
@@ -167,6 +213,10 @@ class Answer:
             number += delta
             self.options[number] = head[at : at + length]
             at += length
+
+    @property
+    def text(self) -> str:
+        return self.payload.decode()
 
     def number(self, option: int) -> int:
         return int.from_bytes(self.options[option], "big")

@@ -6,6 +6,7 @@ those that are missing or of another text (which the comment's end tells), and d
 """
 
 import zlib
+from collections.abc import Callable, Sequence
 
 from analytics.queries import Query, load, names
 from ingest.clickhouse.client import DATABASE, Client
@@ -13,8 +14,16 @@ from ingest.clickhouse.client import DATABASE, Client
 PREFIX = "query_"
 
 
-def refresh(client: Client) -> list[str]:
-    """Make the views what the files say; returns the names of those that were made. Raises ClickHouseError."""
+def as_it_is(statement: str) -> Sequence[str]:
+    """A statement's form on a single server."""
+    return (statement,)
+
+
+def refresh(client: Client, forms: Callable[[str], Sequence[str]] = as_it_is) -> list[str]:
+    """Make the views what the files say; returns the names of those that were made. Raises ClickHouseError.
+
+    forms: what takes a statement's place on a cluster.
+    """
     wanted = {f"{PREFIX}{name}": load(name) for name in names()}
     rows = client.query(
         "SELECT name, comment FROM system.tables"
@@ -23,10 +32,12 @@ def refresh(client: Client) -> list[str]:
     ).result_rows
     there = dict(rows)
     for name in there.keys() - wanted.keys():
-        client.command(f"DROP VIEW IF EXISTS {DATABASE}.{name}", use_database=False)
+        for statement in forms(f"DROP VIEW IF EXISTS {DATABASE}.{name}"):
+            client.command(statement, use_database=False)
     made = [name for name, query in wanted.items() if there.get(name) != comment(query)]
     for name in made:
-        client.command(definition(name, wanted[name]), use_database=False)
+        for statement in forms(definition(name, wanted[name])):
+            client.command(statement, use_database=False)
     return made
 
 

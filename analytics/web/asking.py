@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from analytics import queries
+from analytics.dead_letters import tables
 from analytics.sql import body
+from analytics.web.reading import Reading
 from ingest.clickhouse.client import ClickHouseError, Client, address, connect, explain, known
 from ingest.clickhouse.explain import UNKNOWN_DATABASE, UNKNOWN_TABLE
 from telemetry.errors import FieldlineError
@@ -27,6 +29,7 @@ STATEMENT_S_MAX = 60
 DOWNLOAD_S_MAX = 600
 DOWNLOADS_MAX = 2
 READ_ONLY: Mapping[str, int | str] = {"readonly": 2}  # 1 would refuse the limits that travel with the query
+"""For a login that may do more; one that may only read may change no settings, and has limits of its own."""
 
 T = TypeVar("T")
 
@@ -65,14 +68,23 @@ class Source:
         self._killer.shutdown(wait=False, cancel_futures=True)
 
     async def read(
-        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str, *, slow: bool
+        self,
+        sql: str,
+        values: Mapping[str, Any],
+        settings: Mapping[str, int | str],
+        id_: str,
+        *,
+        slow: bool,
+        rows_max: int | None = None,
     ) -> Table:
-        """Run one query; `slow`: it may be. Raises FieldlineError."""
+        """Run one query; slow: it may be; rows_max: a person wrote it (reading.py). Raises FieldlineError."""
 
         def job(client: Client) -> Table:
             if id_ in self._killed:
                 raise FieldlineError("The statement was cancelled before it began.")
-            return _read(client, sql, values, settings, id_)
+            if rows_max is not None:
+                self._reading(client).check(sql)
+            return _read(client, sql, values, settings, id_, rows_max)
 
         pool = self._slow if slow else self._readers
         try:
@@ -83,6 +95,15 @@ class Source:
     async def act(self, job: Callable[[Client], T]) -> T:
         """Run what is more than a query. Raises FieldlineError."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self._with_client(job))
+
+    async def work(self, job: Callable[[Client], T]) -> T:
+        """Run what may take long, with a client of its own. Raises FieldlineError."""
+
+        def run() -> T:
+            with tables(self._url) as client:
+                return job(client)
+
+        return await asyncio.get_running_loop().run_in_executor(self._slow, run)
 
     def kill(self, ids: list[str]) -> None:
         """Stop queries by id; does not wait."""
@@ -98,6 +119,12 @@ class Source:
 
         with suppress(FieldlineError):  # then it ends by its limit of time
             self._with_client(say)
+
+    def _reading(self, client: Client) -> Reading:
+        known: tuple[Client, Reading] | None = getattr(self._mine, "reading", None)
+        if known is None or known[0] is not client:
+            known = self._mine.reading = (client, Reading(client))
+        return known[1]
 
     def _with_client(self, job: Callable[[Client], T]) -> T:
         client: Client | None = getattr(self._mine, "client", None)
@@ -122,7 +149,7 @@ class Source:
             raise FieldlineError(f"{DOWNLOADS_MAX} downloads are running already. Try again when one has ended.")
         try:
             with closing(connect(self._url, answer_timeout_s=DOWNLOAD_S_MAX)) as client:
-                settings = known(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
+                settings = _free(client, {**READ_ONLY, "max_execution_time": DOWNLOAD_S_MAX})
                 transport = {"X-ClickHouse-Format": fmt}
                 try:
                     answer = client.raw_stream(sql, dict(values), settings, transport_settings=transport)
@@ -134,15 +161,45 @@ class Source:
             self._downloads.release()
 
 
-def _read(client: Client, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], id_: str) -> Table:
-    sent = {**known(client, settings), "query_id": id_}
-    found = client.query(sql, parameters=dict(values), settings=sent)
-    types = tuple(kind.name for kind in found.column_types)
-    return Table(tuple(found.column_names), types, list(found.result_rows))
+def _read(
+    client: Client,
+    sql: str,
+    values: Mapping[str, Any],
+    settings: Mapping[str, int | str],
+    id_: str,
+    rows_max: int | None,
+) -> Table:
+    sent = {**_free(client, settings), "query_id": id_}
+    rows: list[tuple[Any, ...]] = []
+    with client.query_row_block_stream(sql, parameters=dict(values), settings=sent) as blocks:
+        for block in blocks:
+            rows += [tuple(row) for row in block[: None if rows_max is None else rows_max - len(rows)]]
+            if len(rows) == rows_max:
+                break
+        source = blocks.source
+    return Table(tuple(source.column_names), tuple(kind.name for kind in source.column_types), rows)
+
+
+def _free(client: Client, settings: Mapping[str, int | str]) -> dict[str, int | str]:
+    """Those that this login may set."""
+    there = client.server_settings
+    return {name: value for name, value in known(client, settings).items() if not there[name].readonly}
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200]
+
+
+def may_write(client: Client) -> bool:
+    """Whether the login may store readings, as far as ClickHouse says before it is tried. Raises ClickHouseError."""
+    if int(client.query("SELECT getSetting('readonly')").result_rows[0][0]):
+        return False
+    try:
+        return str(client.command("CHECK GRANT INSERT, ALTER DELETE ON fieldline.readings")) == "1"
+    except ClickHouseError as error:
+        if getattr(error, "code", None) is None:
+            raise
+        return True  # an older server, or the embedded one's writer, cannot be asked
 
 
 class Asker:
@@ -161,17 +218,24 @@ class Asker:
         """A query of analytics/queries that reads whole tables, on somebody's wish. Raises FieldlineError."""
         return await self._ask(queries.load(name).sql, {}, {"max_execution_time": STATEMENT_S_MAX}, slow=True)
 
-    async def statement(self, sql: str, settings: Mapping[str, int | str]) -> Table:
-        """What somebody wrote, if it only reads. Raises FieldlineError, also when it was cancelled."""
-        return await self._ask(sql, {}, {"max_execution_time": STATEMENT_S_MAX, **settings}, slow=True)
+    async def statement(self, sql: str, settings: Mapping[str, int | str], rows_max: int) -> Table:
+        """What somebody wrote, if it only reads: its first rows. Raises FieldlineError, also when it was cancelled."""
+        limits = {"max_execution_time": STATEMENT_S_MAX, **settings}
+        return await self._ask(sql, {}, limits, slow=True, rows_max=rows_max)
 
     async def _ask(
-        self, sql: str, values: Mapping[str, Any], settings: Mapping[str, int | str], *, slow: bool
+        self,
+        sql: str,
+        values: Mapping[str, Any],
+        settings: Mapping[str, int | str],
+        *,
+        slow: bool,
+        rows_max: int | None = None,
     ) -> Table:
         id_ = f"web-{secrets.token_hex(8)}"
         self._running.add(id_)
         try:
-            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow)
+            return await self.source.read(sql, values, {**READ_ONLY, **settings}, id_, slow=slow, rows_max=rows_max)
         except asyncio.CancelledError:
             self.source.kill([id_])
             raise
@@ -181,6 +245,10 @@ class Asker:
     async def act(self, job: Callable[[Client], T]) -> T:
         """What a person does on the page, in a thread with a client. Raises FieldlineError."""
         return await self.source.act(job)
+
+    async def work(self, job: Callable[[Client], T]) -> T:
+        """The same, if it may take long."""
+        return await self.source.work(job)
 
     def cancel(self) -> None:
         """Stop what runs, and what waits for its turn."""

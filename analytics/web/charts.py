@@ -3,8 +3,9 @@
 The x axis shows local times of the chosen zone: its numbers are moments moved by the zone's offset, drawn as UTC.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -39,6 +40,7 @@ STEPS_MS = tuple(
         604800,
     )
 )
+_TICK = "(value) => Number(value.toPrecision(6)).toLocaleString('en', { maximumSignificantDigits: 6 })"
 _TIP = """(items) => {
   const shown = items.filter((i) => !i.seriesName.startsWith("\\u200b"));
   if (!shown.length) return "";
@@ -51,12 +53,18 @@ _TIP = """(items) => {
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line. points: (milliseconds since 1970, mean, min, max), ascending."""
+    """One line. points: (milliseconds since 1970, value), ascending.
+
+    bands: the least and the greatest at each point; empty: the points are readings. before: this is an earlier part of
+    the series, moved here to be compared; how much earlier.
+    """
 
     device: str
     metric: str
     unit: str
-    points: list[tuple[int, float, float, float]]
+    points: list[tuple[int, float]]
+    bands: list[tuple[float, float]] = field(default_factory=list)
+    before: str = ""
 
 
 def step_ms(span_ms: int, points: int) -> int:
@@ -74,6 +82,21 @@ def local_ms(at_ms: int, zone: ZoneInfo) -> int:
     return at_ms + int(offset.total_seconds() * 1000)
 
 
+def axis(series: Sequence[Series], view: tuple[int, int]) -> tuple[float, float, float]:
+    """The least, the greatest and the step of a y axis for what is in sight; of the points beside it nothing."""
+    seen = [value for one in series for at, value in one.points if view[0] <= at <= view[1]]
+    for one in series:
+        for (at, _), band in zip(one.points, one.bands, strict=False):
+            seen += band if view[0] <= at <= view[1] else ()
+    seen = [value for value in seen if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(seen), max(seen)
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-200):
+        low, high = low - (abs(low) * 0.05 or 1), high + (abs(high) * 0.05 or 1)
+    size = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(size * by for by in (1, 2, 2.5, 5, 10, 20) if size * by >= (high - low) / 4)
+    return math.floor(low / step) * step, math.ceil(high / step) * step, step
+
+
 def height_px(series: Sequence[Series]) -> int:
     """Of the whole plot: a grid for each unit."""
     return max(len({_scale(one) for one in series}), 1) * GRID_PX + 48
@@ -83,10 +106,13 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
     """Lines over time, a grid for each unit. extent: the axis; view: the part of it that is in sight."""
     units = list(dict.fromkeys(map(_scale, series))) or [""]
     low, high = (local_ms(at, zone) for at in extent)
-    shown: list[dict[str, Any]] = []
-    for at, one in enumerate(series):
-        colour = PALETTE[at % len(PALETTE)]
-        shown += _line(one, zone, colour, units.index(_scale(one)), band=len(series) <= BANDS_MAX)
+    colours = {key: PALETTE[at % len(PALETTE)] for at, key in enumerate(dict.fromkeys(map(_key, series)))}
+    scales = [axis([one for one in series if _scale(one) == unit], view) for unit in units]
+    shown = [
+        part
+        for one in series
+        for part in _line(one, zone, colours[_key(one)], units.index(_scale(one)), band=len(colours) <= BANDS_MAX)
+    ]
     return {
         "animation": False,
         "useUTC": True,
@@ -129,10 +155,12 @@ def lines(series: Sequence[Series], zone: ZoneInfo, extent: tuple[int, int], vie
             {
                 "type": "value",
                 "gridIndex": at,
-                "scale": True,
+                "min": scales[at][0],
+                "max": scales[at][1],
+                "interval": scales[at][2],
                 "name": unit,
                 "nameTextStyle": {"color": GREY, "align": "left", "padding": [0, 0, 0, -52]},
-                "axisLabel": {"color": GREY},
+                "axisLabel": {"color": GREY, ":formatter": _TICK},
                 "splitLine": {"lineStyle": {"color": "rgba(128,136,148,.22)"}},
             }
             for at, unit in enumerate(units)
@@ -157,23 +185,28 @@ def _scale(one: Series) -> str:
     return one.unit or one.metric
 
 
+def _key(one: Series) -> tuple[str, str]:
+    return one.device, one.metric
+
+
 def _name(one: Series) -> str:
-    return f"{one.device} · {one.metric}"
+    return f"{one.device} · {one.metric}" + (f", {one.before}" if one.before else "")
 
 
 def _line(one: Series, zone: ZoneInfo, colour: str, grid: int, *, band: bool) -> list[dict[str, Any]]:
-    points = [(local_ms(at, zone), mean, low, high) for at, mean, low, high in one.points]
+    times = [local_ms(at, zone) for at, _ in one.points]
     common = {"type": "line", "symbol": "none", "xAxisIndex": grid, "yAxisIndex": grid}
+    style = {"width": 1.4, "type": [5, 4], "opacity": 0.75} if one.before else {"width": 1.6}
     line = common | {
         "name": _name(one),
-        "showSymbol": len(points) < 40,
+        "showSymbol": len(times) < 40,
         "symbol": "circle",
         "symbolSize": 4,
-        "lineStyle": {"width": 1.6, "color": colour},
+        "lineStyle": style | {"color": colour},
         "itemStyle": {"color": colour},
-        "data": [[at, mean] for at, mean, _, _ in points],
+        "data": [[at, value] for at, (_, value) in zip(times, one.points, strict=True)],
     }
-    if not band:
+    if not (band and one.bands):
         return [line]
     hidden = common | {
         "silent": True,
@@ -181,16 +214,17 @@ def _line(one: Series, zone: ZoneInfo, colour: str, grid: int, *, band: bool) ->
         "stack": f"band {_name(one)}",
         "tooltip": {"show": False},
     }
+    rows = list(zip(times, one.bands, strict=True))
     return [
         line,
         hidden
-        | {"name": f"\u200b{_name(one)} min", "stackStrategy": "all", "data": [[at, low] for at, _, low, _ in points]},
+        | {"name": f"\u200b{_name(one)} min", "stackStrategy": "all", "data": [[at, low] for at, (low, _) in rows]},
         hidden
         | {
             "name": f"\u200b{_name(one)} max",
             "stackStrategy": "all",
             "areaStyle": {"color": colour, "opacity": 0.16},
-            "data": [[at, high - low] for at, _, low, high in points],
+            "data": [[at, high - low] for at, (low, high) in rows],
         },
     ]
 

@@ -70,16 +70,16 @@ def _heading(page: Page, pages: Sequence[Page], request: Request, *, signed_in: 
         ui.html(f'<nav aria-label="Pages" style="display:flex">{links}</nav>', sanitize=False).classes("nav").style(
             "flex:1"
         )
-        button = ui.element("button").classes("plain small").props('type=button aria-label="Dark or light"')
+        button = ui.element("button").classes("plain small").props("type=button")
         with button:
-            label = ui.label(theme.capitalize())
+            label = ui.label(f"Theme: {theme}")
 
         def turn() -> None:
             nonlocal theme
             names = list(THEMES)
             theme = names[(names.index(theme) + 1) % len(names)]
             dark.value = THEMES[theme]
-            label.text = theme.capitalize()
+            label.text = f"Theme: {theme}"
             ui.run_javascript(f"fieldline.theme('{theme}')")
 
         button.on("click", turn)
@@ -159,9 +159,10 @@ def chart(box: ui.element, options: dict[str, Any], name: str, height_px: int) -
             made = ui.echart({"series": []}).style("width:100%").props(f'role=img aria-label="{name}"')
     [drawn] = box.default_slot.children
     assert isinstance(drawn, ui.echart)
-    drawn.style(f"height:{height_px}px")
-    drawn.options.clear()
-    drawn.options.update(options)
+    if drawn.options != options:  # else nothing is sent
+        drawn.style(f"height:{height_px}px")
+        drawn.options.clear()
+        drawn.options.update(options)
     return made
 
 

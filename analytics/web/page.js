@@ -11,8 +11,18 @@ window.fieldline = {
       return !word && !context.explicit ? null : { from: word ? word.from : context.pos, options, validFor: /^[\w.]*$/ };
     };
     const data = editor.state.constructor.languageData ?? CM.EditorState.languageData;
-    editor.dispatch({ effects: CM.StateEffect.appendConfig.of(data.of(() => [{ autocomplete: source }])) });
+    // CodeMirror's own colours, which are dark; in the dark theme they are mixed with white
+    const mixed = ({ color, ...style }) => color ? { ...style, color: `color-mix(in srgb, ${color}, #fff var(--lighter))` } : style;
+    const colours = CM.HighlightStyle.define(CM.defaultHighlightStyle.specs.map(mixed), { all: { color: "var(--ink)" } });
+    const extensions = [data.of(() => [{ autocomplete: source }]), CM.Prec.highest(CM.syntaxHighlighting(colours))];
+    editor.dispatch({ effects: CM.StateEffect.appendConfig.of(extensions) });
     editor.contentDOM.setAttribute("aria-label", "SQL statement");
+  },
+  // a file that somebody chose, into a text field
+  async read(input, id) {
+    const area = getElement(id).$refs.qRef.nativeEl;
+    area.value = await input.files[0].text();
+    area.dispatchEvent(new Event("input", { bubbles: true }));
   },
   async jump(id, at) {
     const editor = getElement(id).editor;

@@ -1,23 +1,26 @@
 """Starts the dashboard: checks where it may listen, puts the parts together, serves until SIGTERM or SIGINT."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
+from analytics.web import download
 from analytics.web.access import Guard, is_loopback
 from analytics.web.asking import Source
 from analytics.web.frame import Page, add
-from analytics.web.pages import alerts, custody, explorer, fleet
+from analytics.web.pages import alerts, explorer, fleet
+from analytics.web.pages.custody import Custody
 from analytics.web.pages.sql import Sql
+from analytics.web.replaying import Configs
 from analytics.web.statements import Statements
+from ingest.listening import Server, bind
 from telemetry.errors import FieldlineError
 
 GRACE_S = 3
@@ -25,25 +28,25 @@ RECONNECT_S = 4.0
 PASSWORD_CHARACTERS_MIN = 8
 
 
-def pages(saved: Path) -> tuple[Page, ...]:
+def pages(saved: Path, configs: Configs) -> tuple[Page, ...]:
     """The navigation. A new page is a module in `pages/` and a line here."""
     return (
         Page("/", "Fleet", fleet.build),
         Page("/explorer", "Explorer", explorer.build),
         Page("/sql", "SQL", Sql(Statements(saved)).build),
-        Page("/custody", "Custody", custody.build),
+        Page("/custody", "Custody", Custody(configs).build),
         Page("/alerts", "Alerts", alerts.build),
     )
 
 
-def run(url: str | None, host: str, port: int, password_file: Path | None, saved: Path) -> None:
+def run(url: str | None, host: str, port: int, password_file: Path | None, pages: Sequence[Page]) -> None:
     """Serve. Raises FieldlineError when it must not, or cannot, listen. Blocks; for the main thread."""
     password = _password(host, password_file)
     source = Source(url)
-    listener = _bind(host, port)
+    listener = bind("The dashboard", host, port)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    explorer.add_download(app, source)
-    add(source, pages(saved), signed_in=password is not None)
+    download.add(app, source)
+    add(source, pages, signed_in=password is not None)
     ui.run_with(
         app,
         title="Fieldline",
@@ -64,7 +67,7 @@ def run(url: str | None, host: str, port: int, password_file: Path | None, saved
     )
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    server = _Server(config, f"The dashboard is at http://{shown}:{bound}/, ClickHouse at {source.where.shown}")
+    server = Server(config, f"The dashboard is at http://{shown}:{bound}/, ClickHouse at {source.where.shown}")
     try:
         asyncio.run(_serve(server, listener))
     finally:
@@ -79,22 +82,6 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     await server.serve(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Says when it listens, and leaves signals to us: uvicorn would end the process by the signal."""
-
-    def __init__(self, config: uvicorn.Config, said: str) -> None:
-        super().__init__(config)
-        self._said = said
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        print(self._said, flush=True)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _password(host: str, file: Path | None) -> str | None:
@@ -114,21 +101,6 @@ def _password(host: str, file: Path | None) -> str | None:
             f"The password in {file} has less than {PASSWORD_CHARACTERS_MIN} characters. Choose a longer one."
         )
     return password
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1)
-    except OSError as error:
-        raise FieldlineError(
-            f"The dashboard cannot listen on {host}:{port}: {error.strerror}."
-            " Stop what uses the port, or choose another --port."
-        ) from error
-    return listener
 
 
 _FAVICON = (

@@ -13,6 +13,7 @@ retransmissions before the message is durable, and an agent that is killed then 
   4.00  it is a dead letter, durable, and why  4.08  blocks are missing: begin anew
   5.03  not now, try again after Max-Age       4.13  the body is too long; Size1 says how long it may be
   4.15  not in this Content-Format, but in …   4.06  the links are application/link-format and nothing else
+  4.01  not in the clear, or see `coap_oscore`  4.03  not with this key: it is another device's
 
 5.03 means that the message was not taken: requests_max others wait, or the spool has not taken it for
 commit_wait_s_max. A message that was taken gets no answer but the one after its commit, however late.
@@ -25,7 +26,7 @@ up before its device is told to begin anew (`coap_keys`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aiocoap.message import Message
@@ -38,13 +39,14 @@ from edge_agent.collect import handed_over
 from edge_agent.collect.coap_blocks import Blocks, Step
 from edge_agent.collect.coap_endpoint import Recent, listen
 from edge_agent.collect.coap_formats import LINK_FORMAT, formats_of, links, not_taken
-from edge_agent.collect.coap_keys import Keys
+from edge_agent.collect.coap_keys import Keys, OscoreDevice
 from edge_agent.config import Coap
 from edge_agent.mapping import COAP_MAPPING, matches, pattern
 from telemetry.clock import Clock
 from telemetry.delivery import Chunk, Deliver
 
 if TYPE_CHECKING:
+    from edge_agent.collect.coap_oscore import Oscore
     from edge_agent.collect.coap_secure import Secure
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class CoapCollector:
 
     payload_bytes_max: limits a body, in one datagram or in blocks. topics: of the mappings; those under `telemetry`
     are paths. knows: whether the spool has committed a message with this key. boot_id: the kernel's. secure: to
-    listen with DTLS, too.
+    listen with DTLS, too. oscore: to take what is protected by OSCORE, too.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class CoapCollector:
         knows: Callable[[int], bool],
         boot_id: bytes | None,
         secure: "Secure | None" = None,
+        oscore: "Oscore | None" = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -91,6 +94,9 @@ class CoapCollector:
         self._knows = knows
         self._keys = Keys(clock, boot_id)
         self._secure = secure
+        self._oscore = oscore
+        topics = list(topics)
+        self._mappings = [pattern(topic) for topic in (*topics, COAP_MAPPING.topic)]  # the first that matches
         paths = dict.fromkeys([COAP_MAPPING.topic, *(topic for topic in topics if topic.startswith(f"{ROOT}/"))])
         self._patterns = [pattern(path) for path in paths]
         self._usage = f"post to /{COAP_MAPPING.topic}"
@@ -124,8 +130,9 @@ class CoapCollector:
             return "CoAP: not listening"
         ports = [f"port {self._config.port}"] if self._config.listen else []
         ports += [self._secure.state()] if self._secure is not None else []
+        oscore = f", {self._oscore.state()}" if self._oscore is not None else ""
         waiting = f", {self._waiting} requests wait for the spool" if self._waiting else ""
-        return f"CoAP: listening on {self._config.bind} {' and '.join(ports)}{waiting}"
+        return f"CoAP: listening on {self._config.bind} {' and '.join(ports)}{oscore}{waiting}"
 
     @property
     def connected(self) -> bool:
@@ -136,13 +143,34 @@ class CoapCollector:
         """Answer the request of an aiocoap pipe; what aiocoap calls, in a task per request."""
         request = pipe.request
         try:
-            response = await self._answer(request)
+            response = await self._respond(request)
         except Exception:  # the request's outermost edge
             log.exception("A CoAP request failed.")
             response = _response(codes.INTERNAL_SERVER_ERROR, "the gateway failed; its log says why")
+        pipe.add_response(response, is_last=True)
+
+    async def _respond(self, request: Any) -> Any:
+        if self._oscore is not None and request.opt.oscore is not None:
+            return await self._respond_protected(self._oscore, request)
+        if self._oscore is not None and self._oscore.is_required and request.remote.scheme == "coap":
+            response = _response(codes.UNAUTHORIZED, "this gateway takes nothing in the clear; use OSCORE")
+        else:
+            response = await self._answer(request)
         if request.mtype is NON:
             response.opt.no_response = request.opt.no_response  # RFC 7967
-        pipe.add_response(response, is_last=True)
+        return response
+
+    async def _respond_protected(self, oscore: "Oscore", request: Any) -> Any:
+        """Answer a request whose payload is a ciphertext. It may be in blocks of its own (RFC 8613 4.1.3.4.2)."""
+        exchange = oscore.begin(request)
+        if isinstance(exchange, Message):
+            return exchange
+        also = self._keys.own(request) if request.opt.block1 is not None else []  # the last block's datagram
+        return await self._with_body(
+            request,
+            lambda body: oscore.answer(exchange, body, also, self._answer),
+            lambda: oscore.seal(exchange, _response(codes.CHANGED)),
+        )
 
     async def _answer(self, request: Any) -> Any:
         for option in request.opt.option_list():
@@ -152,11 +180,19 @@ class CoapCollector:
             return self._core(request)
         if (misfit := self._misfit(request)) is not None:
             return misfit
+        return await self._with_body(
+            request, lambda body: self._collect(request, body), lambda: _response(codes.CHANGED)
+        )
+
+    async def _with_body(
+        self, request: Any, answer: Callable[[bytes], Awaitable[Any]], committed: Callable[[], Any]
+    ) -> Any:
+        """What `answer` says once the whole body is there, `committed` if it was before a crash."""
         body = self._body(request)
         if isinstance(body, bytes):
-            response = await self._collect(request, body)
+            response = await answer(body)
         elif body is Step.INCOMPLETE and self._is_committed(request):
-            response = _response(codes.CHANGED)
+            response = committed()
         elif body is Step.CONTINUE:
             response = _response(codes.CONTINUE)
         else:
@@ -171,11 +207,18 @@ class CoapCollector:
             return _response(codes.NOT_FOUND, self._usage)
         if request.code != codes.POST:
             return _response(codes.METHOD_NOT_ALLOWED, self._usage)
+        if isinstance(request.remote, OscoreDevice) and self._device_of(path) != request.remote.device:
+            return _response(codes.FORBIDDEN, f"with this key post as {request.remote.device}, no other device")
         if formats_of(number) is None:
             return _response(codes.UNSUPPORTED_CONTENT_FORMAT, not_taken(number))
         if self._waiting >= self._config.requests_max:
             return _not_now("too many requests wait for the gateway's spool")
         return None
+
+    def _device_of(self, path: list[str]) -> str | None:
+        """The device that the mappings read from a path."""
+        parts = next(parts for parts in self._mappings if matches(parts, path))
+        return path[parts.index("{device}")] if "{device}" in parts else None
 
     def _body(self, request: Any) -> bytes | Step:
         """The whole body, or why it is not there."""

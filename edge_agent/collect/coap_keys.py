@@ -26,11 +26,15 @@ in one datagram: no contents are compared, so a device may upload the same body 
 A body that comes whole is for the same reason never looked up: all its blocks are here, so it was not the last
 one that was repeated.
 
+Under OSCORE (`coap_oscore`) a message is known by its ciphertext, which is that of one number of one device: for ever,
+by one key without a clock, and from whichever address it comes.
+
 A Request-Tag (RFC 9175 3) keeps uploads apart that go on at the same time. It is no identity: devices may use
 one again as soon as an upload has ended.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.collect.coap_endpoint import EXCHANGE_LIFETIME_S
@@ -43,6 +47,19 @@ SLOTS_BEFORE = 19
 assert SLOTS_BEFORE * SLOT_MS >= EXCHANGE_LIFETIME_S * 1000, "a repetition comes in its own slot or soon after"
 
 
+@dataclass(frozen=True, slots=True)
+class OscoreDevice:
+    """A device that has proved who it is, as the remote of a request. keys: what the journal is to remember of it."""
+
+    device: str
+    keys: tuple[int, ...]
+
+    @property
+    def sockaddr(self) -> tuple[str, int, int, int]:
+        """In place of an address, which says nothing."""
+        return (self.device, 0, 0, 0)
+
+
 class Keys:
     """The keys of requests that come now. boot_id: the kernel's, None where it has none."""
 
@@ -52,11 +69,15 @@ class Keys:
 
     def own(self, request: Any) -> list[int]:
         """What the journal is to remember of a request."""
+        if isinstance(request.remote, OscoreDevice):
+            return list(request.remote.keys)
         about = _about(request)
         return [_key(about, name, slot) for name, slot in self._slots(looks_up=False)]
 
     def known_as(self, request: Any) -> list[int]:
         """By what the journal knows a request if it has been here."""
+        if isinstance(request.remote, OscoreDevice):
+            return list(request.remote.keys)
         about = _about(request)
         return [
             _key(about, name, slot - before)

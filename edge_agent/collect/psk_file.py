@@ -15,15 +15,8 @@ KEYS_MAX = 100_000
 
 def load_keys(path: Path) -> dict[bytes, bytes]:
     """Identity -> key. Raises ConfigError, also when others than the file's owner may read it."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read psk_file {path}: {error}") from error
-    if mode & 0o077:
-        raise ConfigError(f"psk_file {path} has mode {mode:04o}, so others may read the keys. Use: chmod 600 {path}")
     keys: dict[bytes, bytes] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_private(path, "psk_file").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, digits = line.strip().rpartition(":")
@@ -44,3 +37,15 @@ def load_keys(path: Path) -> dict[bytes, bytes]:
     if not 0 < len(keys) <= KEYS_MAX:
         raise ConfigError(f"psk_file {path} has {len(keys)} keys; it needs 1 to {KEYS_MAX}")
     return keys
+
+
+def read_private(path: Path, key: str) -> str:
+    """A file that the config has as `key`. Raises ConfigError, also when others than its owner may read it."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {key} {path}: {error}") from error
+    if mode & 0o077:
+        raise ConfigError(f"{key} {path} has mode {mode:04o}, so others may read the keys. Use: chmod 600 {path}")
+    return text

@@ -8,14 +8,16 @@ Headers = list[tuple[str, str]]
 
 
 class Answerer:
-    """`known`: headers that every answer carries, also a refusal. `before_end`: what must be over before the
-    client has the whole answer, because its next request may follow at once.
+    """`known`: headers that every answer carries, also a refusal. `framed`: a refusal is packed, too (frames.py).
+    `before_end`: what must be over before the client has the whole answer, because its next request may follow at
+    once.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.known: Headers = []
         self.begun = False
+        self.framed = False
         self.before_end: list[Callable[[], object]] = []
 
     async def begin(self, status: int, headers: Headers) -> None:

@@ -7,15 +7,19 @@
 - Inserts are synchronous by default (`async_insert=0`): what was answered is in the table.
 - All methods block; call them from threads, all of one statement's from one thread. The process must never
   fork after `Engine.open`.
+- On a full disk the engine answers CREATE and ALTER with success, having replaced the table's definition by an empty
+  file. So `check_room` is to be asked before; and `open` names such a file.
 
 Limits: the result of a statement that is not streamed, `result_bytes_max`; the engine's memory,
-`memory_bytes_max`. What the engine lacks against a server: users, replication, query_log.
+`memory_bytes_max`; the disk's free space for definitions, `FREE_BYTES_MIN`.
+What the engine lacks against a server: users, replication, query_log.
 Whoever may query may also read and write files and URLs as this process (file(), url()).
 """
 
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +28,7 @@ from typing import IO, Any
 
 from telemetry.errors import FieldlineError
 
+FREE_BYTES_MIN = 32 * 1024**2
 # clickhouse-local reads "1" as SELECT 1, a server does not; and an insert that was answered is in its table
 _AS_A_SERVER = {"implicit_select": "0", "async_insert": "0"}
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
@@ -44,7 +49,9 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One statement with all that its request says about it. `preamble`: statements to run before it."""
+    """One statement with all that its request says about it. `preamble`: statements to run before it; `tables`: those
+    that make its external tables, under its settings.
+    """
 
     query_id: str
     text: bytes
@@ -53,6 +60,7 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     preamble: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     readonly: bool = False
 
 
@@ -97,7 +105,9 @@ class Engine:
             found = self._anchor.query("SELECT version(), timezone()", "TabSeparated").bytes()
         except self._errors as error:
             self.close()
-            raise FieldlineError(f"ClickHouse cannot open the data in {self.path}: {_text(error)}") from error
+            raise FieldlineError(
+                f"ClickHouse cannot open the data in {self.path}: {_lost_definition(self.path) or _text(error)}"
+            ) from error
         self.version, self.timezone = found.decode().rstrip("\n").split("\t")
 
     def close(self) -> None:
@@ -108,6 +118,16 @@ class Engine:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def check_room(self, free_bytes_min: int = FREE_BYTES_MIN) -> None:
+        """Raises EngineError when the disk is too full for a definition to be written safely."""
+        free = shutil.disk_usage(self.path).free
+        if free < free_bytes_min:
+            raise EngineError(
+                f"Code: 243. DB::Exception: {free} bytes are free on the disk of {self.path}, {free_bytes_min} are"
+                " needed to change a definition. Drop a partition or a table, or free space otherwise."
+                " (NOT_ENOUGH_SPACE)"
+            )
 
     def run(self, job: Job) -> Answer:
         """Run a statement and return its whole result. Raises EngineError."""
@@ -167,13 +187,14 @@ def _preparation(job: Job, defaults: Mapping[str, str]) -> str:
     if job.readonly and settings.get("readonly", "0") == "0":
         settings["readonly"] = "2"
     readonly = settings.pop("readonly", None)
-    if readonly is not None:
-        settings["readonly"] = readonly  # last: after it no setting may be changed
     statements = list(job.preamble)
     if job.database:
         name = job.database.replace("\\", "\\\\").replace("`", "\\`")
         statements.append(f"USE `{name}`")
     statements.append("SET " + ", ".join(f"{name} = '{_quoted(value)}'" for name, value in settings.items()))
+    statements += job.tables
+    if readonly is not None:  # last: after it nothing may be made, and no setting changed
+        statements.append(f"SET readonly = '{_quoted(readonly)}'")
     return ";\n".join(statements)
 
 
@@ -187,6 +208,12 @@ def _quoted(value: str) -> str:
 
 def _text(error: BaseException) -> str:
     return str(error).removeprefix("Streaming query failed: ")
+
+
+def _lost_definition(path: Path) -> str:
+    """What a full disk has left of a CREATE or ALTER, as a sentence; empty if there is nothing like it."""
+    empty = next((file for file in path.glob("store/*/*/*.sql") if file.stat().st_size == 0), None)
+    return f"the definition {empty} is empty, written when the disk was full. Restore it from a backup" if empty else ""
 
 
 def _tidy(text: str) -> str:

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Sequence
 
 import urllib3.exceptions
+from clickhouse_connect.driver.exceptions import ProgrammingError
 
 from ingest.clickhouse.address import DATABASE, Address
 from telemetry.errors import FieldlineError
@@ -35,7 +36,8 @@ def explain(error: Exception, where: Address) -> FieldlineError:
         )
     if code is not None:
         return FieldlineError(f"ClickHouse at {where.shown} says: {server_text(error)}")
-    return FieldlineError(_transport_sentence(error, where))
+    not_sent = isinstance(error, ProgrammingError)
+    return FieldlineError(_refused_here(error, where) if not_sent else _transport_sentence(error, where))
 
 
 def server_text(error: Exception) -> str:
@@ -50,6 +52,12 @@ def clean(message: str) -> str:
     text = re.sub(r"^.*?\bDB::(?:\w+::)*\w*Exception:\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"\bDB::(?:\w+::)*\w*Exception:\s*", "", text)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _refused_here(error: Exception, where: Address) -> str:
+    """What the driver did not even send: mostly a setting that this user may not change."""
+    said, name = clean(str(error)).rstrip("."), where.username or "default"
+    return f"ClickHouse at {where.shown} does not take this from user {name}: {said}. Use another user."
 
 
 def _transport_sentence(error: Exception, where: Address) -> str:
@@ -77,7 +85,16 @@ def _transport_sentence(error: Exception, where: Address) -> str:
             f"The connection to ClickHouse at {where.shown} failed: {_reason(causes)}."
             " Check that it runs, and that http or https in the URL is what it speaks."
         )
-    said = clean(str(error)).rstrip(".")
+    return _answer_sentence(error, where)
+
+
+def _answer_sentence(error: Exception, where: Address) -> str:
+    said = clean(str(error)).partition(", e.what()")[0].rstrip(".")
+    if "DB::Exception" in str(error):  # the client library asks for what a server of 2018 does not have
+        return (
+            f"ClickHouse at {where.shown} does not understand what it is asked first: {said}."
+            " It is too old for Fieldline; upgrade it to the current LTS version or newer."
+        )
     return f"What answers at {where.shown} is no ClickHouse: {said}. Check host and port in the URL."
 
 

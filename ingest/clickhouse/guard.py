@@ -7,15 +7,17 @@ its table function, its table in `system`. What is unknown is refused, so a new 
 
 Three statements show less in the tree than they run: SHOW … WHERE, APPLY and settings. The first two are
 refused; a reader's settings are an allow list in the URL, and in the text the engine's readonly=1 refuses them.
+KILL QUERY is a matter of its own (kill.py).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ingest.clickhouse.engine import Engine, Job
+from ingest.clickhouse.engine import Answer, Job
+from ingest.clickhouse.kill import restricted
 from ingest.clickhouse.statement import StatementError, keyword, tokens
 from ingest.clickhouse.users import Limits, Role
 
@@ -128,10 +130,17 @@ def nodes(tree: str) -> Iterator[Node]:
         path.append((found[2], found[3] or ""))
 
 
+class Asked(Protocol):
+    """What parses: the engine, or a server that is asked over HTTP."""
+
+    def run(self, job: Job, /) -> Answer:
+        """The whole answer to a statement."""
+
+
 class Guard:
     """Blocks, for an engine's thread. The functions that there are come from the engine, once."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Asked, limits: Limits) -> None:
         self._engine = engine
         self._limits = limits
         self._functions: frozenset[str] = frozenset()
@@ -139,12 +148,17 @@ class Guard:
         self._combinators: tuple[str, ...] = ()
         self._table_functions: frozenset[str] = frozenset()
 
-    def checked(self, role: Role, job: Job, text: bytes) -> Job:
-        """The job, if this role may run it, with the role's limits. `text`: the statement without an INSERT's data.
+    def checked(self, role: Role, job: Job, text: bytes, own: Iterable[str] = ()) -> Job:
+        """The job, if this role may run it, with the role's limits. `text`: the statement without an INSERT's data;
+        `own`: the ids of the queries that the user has running.
 
         Raises StatementError, and EngineError for what the engine cannot parse.
         """
         first = keyword(text)
+        if first == b"KILL":
+            if role == "writer":
+                return replace(job, text=restricted(text, None))
+            return replace(job, text=restricted(text, own), settings=self._settings(job), preamble=())
         if first not in (READS if role == "reader" else READS | WRITES | {b"SET"}):
             raise _refusal(f"begins with {first.decode(errors='replace')[:40]}, which the role {role} may not run")
         if len(text) > TEXT_BYTES_MAX:

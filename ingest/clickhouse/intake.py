@@ -7,14 +7,15 @@ head of an INSERT (`HEAD_BYTES_MAX`) and one piece of the data (1 MiB), beside w
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from email.parser import BytesParser
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from ingest.clickhouse.coding import NOT_CODED, Decoder
+from ingest.clickhouse.frames import FrameDecoder
 from ingest.clickhouse.protocol import IDLE_S_MAX, Fill
 from ingest.clickhouse.spill import Spill
 from ingest.clickhouse.statement import Insert, Statement, StatementError, keyword, parse
@@ -45,12 +46,19 @@ class Work:
 class Body:
     """A request's body, read once: `pieces` are decoded; `fill` takes all that is left of one that is not coded.
 
-    left: how many bytes are still to come, if the client has said how many there are.
+    left: how many bytes are still to come, if the client has said how many there are. frames: for decompress=1.
     """
 
-    def __init__(self, receive: Receive, coding: str, left: int | None = None, fill: Fill | None = None) -> None:
-        self.left = left if coding in NOT_CODED else None
-        self.pieces = self._read(receive, Decoder(coding))
+    def __init__(
+        self,
+        receive: Receive,
+        coding: str = "",
+        left: int | None = None,
+        fill: Fill | None = None,
+        frames: FrameDecoder | None = None,
+    ) -> None:
+        self.left = left if coding in NOT_CODED and frames is None else None
+        self.pieces = self._read(receive, [Decoder(coding), *([frames] if frames else [])])
         self._fill = fill
 
     @property
@@ -65,7 +73,7 @@ class Body:
         except ConnectionError as error:
             raise ClientGoneError from error
 
-    async def _read(self, receive: Receive, decoder: Decoder) -> AsyncIterator[bytes]:
+    async def _read(self, receive: Receive, decoders: Sequence[Decoder | FrameDecoder]) -> AsyncIterator[bytes]:
         more = True
         while more:
             try:
@@ -79,10 +87,14 @@ class Body:
             data = message.get("body", b"")
             if self.left is not None:
                 self.left -= len(data)
-            for piece in decoder.feed(data):
+            pieces: Iterable[bytes] = (data,)
+            for decoder in decoders:
+                pieces = chain.from_iterable(map(decoder.feed, pieces))
+            for piece in pieces:
                 if piece:
                     yield piece
-        decoder.end()
+        for decoder in decoders:
+            decoder.end()
 
 
 async def whole(pieces: AsyncIterator[bytes]) -> bytes:
@@ -94,8 +106,8 @@ async def whole(pieces: AsyncIterator[bytes]) -> bytes:
     return bytes(text)
 
 
-async def take(query: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
-    """Read a whole request; its data stays where `spill` has put it until the stack ends.
+async def take(query: bytes, body: Body, spill: Spill | None, stack: ExitStack) -> Work:
+    """Read a whole request; its data stays where `spill` has put it until the stack ends. None: it may bring none.
 
     Raises ClientGoneError and StatementError.
     """
@@ -141,7 +153,11 @@ def _check_length(text: bytearray) -> None:
         raise StatementError(62, "SYNTAX_ERROR", f"Max query size exceeded: {TEXT_BYTES_MAX} bytes")
 
 
-async def _with_data(statement: Insert, text: bytes, body: Body, spill: Spill, stack: ExitStack) -> Work:
+async def _with_data(statement: Insert, text: bytes, body: Body, spill: Spill | None, stack: ExitStack) -> Work:
+    if spill is None:
+        async for _ in body.pieces:  # a client that still sends would not see the refusal
+            pass
+        raise StatementError(497, "ACCESS_DENIED", "Not enough privileges: this role may not INSERT.")
     start = text[statement.data_at :]
     if body.can_fill:
         assert body.left is not None
@@ -178,23 +194,3 @@ def _write(file: IO[bytes], pieces: list[bytes]) -> None:
     data = memoryview(b"".join(pieces))
     while data:
         data = data[file.write(data) :]
-
-
-def form_fields(content_type: str, data: bytes) -> dict[str, str]:
-    """The plain fields of a multipart/form-data body (RFC 7578). Raises StatementError for a file in it."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    parsed = BytesParser().parsebytes(head + data)
-    fields: dict[str, str] = {}
-    for part in parsed.get_payload() if parsed.is_multipart() else []:
-        assert not isinstance(part, str)
-        name = part.get_param("name", header="content-disposition")
-        if part.get_filename() is not None or not isinstance(name, str):
-            raise StatementError(
-                48,
-                "NOT_IMPLEMENTED",
-                "External data tables are not supported by this server. Insert them into a table.",
-            )
-        payload = part.get_payload(decode=True)
-        assert isinstance(payload, bytes)
-        fields[name] = payload.decode(errors="surrogateescape")
-    return fields

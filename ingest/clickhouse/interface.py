@@ -8,21 +8,25 @@ comes late still gets its own status. A read whose client goes away is cancelled
 """
 
 import asyncio
+import errno
 import logging
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from ingest.clickhouse.answerer import Answerer, Headers, Send
 from ingest.clickhouse.coding import choose, compressor
 from ingest.clickhouse.engine import Answer, Engine, EngineError, Job
+from ingest.clickhouse.external import parts
+from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room, stored
 from ingest.clickhouse.guard import Guard
-from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, form_fields, take, whole
-from ingest.clickhouse.lanes import Lanes, Worker
-from ingest.clickhouse.plan import job_of, lane_of, streamed, with_form
+from ingest.clickhouse.intake import Body, ClientGoneError, Receive, Work, take, whole
+from ingest.clickhouse.lanes import Lane, Lanes, Worker
+from ingest.clickhouse.plan import defines, job_of, lane_of, streamed, with_form
 from ingest.clickhouse.protocol import FILL, Fill
 from ingest.clickhouse.reply import content_type, exception_block, status_of, summary
 from ingest.clickhouse.request import Credentials, Request, from_foreign_page, parse
@@ -35,6 +39,7 @@ _log = logging.getLogger(__name__)
 _COLLECT_BYTES_IN_MEMORY = 16 * 1024**2
 _PIECE_BYTES = 1024**2
 TURN_S_MAX = 10.0
+CANCELLED = 394
 
 
 class _BrokenOffError(Exception):
@@ -54,8 +59,9 @@ class Interface:
         self._queries_max = limits.queries_max
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._hashing = asyncio.Semaphore(1)  # wrong passwords take one core's time, not all
+        self._frames = Room()
         self.sessions = Sessions()
-        self.running: set[str] = set()
+        self.running: dict[str, str] = {}  # query id -> user
         self.closing = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -70,8 +76,15 @@ class Interface:
         except StatementError as error:
             await self._refuse(answer, error.code, f"Code: {error.code}. DB::Exception: {error} ({error.name})")
         except EngineError as error:
+            if self.closing and error.code == CANCELLED:
+                await self._refuse(answer, 236, "Code: 236. DB::Exception: The server is shutting down. (ABORTED)")
+                return
             await self._refuse(answer, error.code, error.text)
-        except Exception:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
+        except Exception as error:  # noqa: BLE001 -- a request's outer edge: no client sees a traceback
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                text = f"Code: 243. DB::Exception: The disk of {self.engine.path} is full. Free some of it."
+                await self._refuse(answer, 243, f"{text} (NOT_ENOUGH_SPACE)")
+                return
             _log.exception("a request failed inside the HTTP interface")
             await self._refuse(
                 answer,
@@ -84,7 +97,8 @@ class Interface:
             return
         text = f"{text} (version {self.engine.version})\n"
         headers = [("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8")]
-        await answer.whole(status_of(code), [*answer.known, *headers], text.encode(errors="replace"))
+        body = text.encode(errors="replace")
+        await answer.whole(status_of(code), [*answer.known, *headers], stored(body) if answer.framed else body)
 
     async def _route(self, scope: Mapping[str, Any], receive: Receive, answer: Answerer) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -101,10 +115,10 @@ class Interface:
                 497, "ACCESS_DENIED", "A web page of another origin may not send queries to this server."
             )
         request = parse(method, path, scope["query_string"], headers)
+        answer.framed = request.framed_answer
         role = await self._role(request.credentials)
         fill = scope.get("extensions", {}).get(FILL)
-        async with self._turn(role, request.credentials.user):
-            await self._query(request, role, receive, fill, answer)
+        await self._query(request, role, receive, fill, answer)
 
     async def _role(self, presented: Credentials) -> Role:
         if self.accounts is None:
@@ -122,9 +136,9 @@ class Interface:
         return role
 
     @asynccontextmanager
-    async def _turn(self, role: Role, user: str) -> AsyncIterator[None]:
-        """A reader's queries wait for each other, so that they leave workers to the rest."""
-        if role != "reader":
+    async def _turn(self, role: Role, user: str, lane: Lane) -> AsyncIterator[None]:
+        """A reader's queries wait for each other, so that they leave workers to the rest; what ends them does not."""
+        if role != "reader" or lane == "control":
             yield
             return
         turns = self._turns.setdefault(user, asyncio.Semaphore(self._queries_max))
@@ -147,22 +161,40 @@ class Interface:
         answer.known += [("X-ClickHouse-Query-Id", query_id), ("X-ClickHouse-Timezone", self.engine.timezone)]
         answer.known += [("X-ClickHouse-Server-Display-Name", "fieldline")]
         with ExitStack() as stack:
-            body = Body(receive, request.content_encoding, request.content_length, fill)
+            frames = FrameDecoder(self._frames) if request.framed_body else None
+            if frames:
+                stack.callback(frames.close)
+            body = Body(receive, request.content_encoding, request.content_length, fill, frames)
+            created: tuple[str, ...] = ()
             if request.content_type.startswith("multipart/form-data"):
-                request = with_form(request, form_fields(request.content_type, await whole(body.pieces)))
-                body = Body(_nothing, "")
-            work = await take(request.query, body, self.spill, stack)
+                form = parts(request.content_type, await whole(body.pieces))
+                request, tables = with_form(request, form)
+                created = tuple(table.created_from(self._kept(table.data, stack)) for table in tables)
+                body = Body(_nothing)
+            work = await take(request.query, body, None if role == "reader" else self.spill, stack)
             if query_id in self.running:
                 raise StatementError(
                     216,
                     "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
                     f"Query with id = {query_id} is already running.",
                 )
-            self.running.add(query_id)
-            stack.callback(self.running.discard, query_id)
+            self.running[query_id] = request.credentials.user
+            stack.callback(self.running.pop, query_id, None)
             answer.before_end.append(stack.close)
-            job = job_of(request, work, query_id, self._preamble(request))
-            await self._run(request, role, work, job, receive, answer)
+            job = job_of(request, work, query_id, self._preamble(request), created)
+            async with self._turn(role, request.credentials.user, lane_of(work)):
+                await self._run(request, role, work, job, receive, answer)
+
+    def _kept(self, data: bytes, stack: ExitStack) -> Path:
+        """The data in a file, until the stack ends."""
+        path = Path(stack.enter_context(self.spill.file()).name)
+        path.write_bytes(data)
+        return path
+
+    def _own(self, request: Request, job: Job) -> list[str]:
+        """The ids of the other queries of the same user."""
+        user = request.credentials.user
+        return [id_ for id_, of in self.running.items() if of == user and id_ != job.query_id]
 
     def _preamble(self, request: Request) -> tuple[str, ...]:
         if request.session_id is None:
@@ -184,9 +216,10 @@ class Interface:
         async with self.lanes.worker(lane) as worker:
             if self.closing and lane != "control":
                 raise StatementError(236, "ABORTED", "The server is shutting down.")
+            if defines(work):
+                await worker(self.engine.check_room)
             if role != "admin":
-                text = work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else job.text
-                job = await worker(self._guard.checked, role, job, text)
+                job = await worker(self._guard.checked, role, job, _checkable(work), self._own(request, job))
             if lane != "read":
                 await self._run_whole(request, job, worker, answer)
                 return
@@ -212,14 +245,10 @@ class Interface:
         begun = time.monotonic_ns()
         result = await worker(self.engine.run, job)
         self._learn(request, job)
-        headers = _headers(job, result, time.monotonic_ns() - begun)
-        coding = choose(request.accept_encoding) if result.body else None
-        if coding is None:
-            await answer.whole(200, [*answer.known, *headers], result.body)
-            return
-        packer = compressor(coding)
-        packed = await worker(lambda: packer.compress(result.body) + packer.flush())
-        await answer.whole(200, [*answer.known, *headers, ("Content-Encoding", coding)], packed)
+        packer, coded = _packing(request, result.body)
+        headers = [*answer.known, *_headers(job, result, time.monotonic_ns() - begun), *coded]
+        packed = await worker(lambda: packer.compress(result.body) + packer.flush()) if packer else result.body
+        await answer.whole(200, headers, packed)
 
     async def _run_stream(self, request: Request, job: Job, worker: Worker, answer: Answerer) -> None:
         begun = time.monotonic_ns()
@@ -246,11 +275,8 @@ class Interface:
         first = await worker(next, blocks, None)
         second = await worker(next, blocks, None) if first is not None else None
         first = first or b""
-        headers = _headers(job, Answer(first, 0, 0, 0, 0, 0), time.monotonic_ns() - begun)
-        coding = choose(request.accept_encoding) if first else None
-        packer = compressor(coding) if coding else None
-        if coding:
-            headers.append(("Content-Encoding", coding))
+        packer, coded = _packing(request, first)
+        headers = [*_headers(job, Answer(first, 0, 0, 0, 0, 0), time.monotonic_ns() - begun), *coded]
         if second is None:
             packed = await worker(lambda: packer.compress(first) + packer.flush()) if packer else first
             await answer.whole(200, [*answer.known, *headers], packed)
@@ -275,6 +301,11 @@ class Interface:
         await answer.end()
 
 
+def _checkable(work: Work) -> bytes:
+    """The statement without an INSERT's data."""
+    return work.text[: work.statement.data_at] if isinstance(work.statement, Insert) else work.text
+
+
 def _session(request: Request) -> str:
     """A session belongs to its user."""
     return f"{request.credentials.user}\0{request.session_id}"
@@ -282,6 +313,14 @@ def _session(request: Request) -> str:
 
 def _headers(job: Job, result: Answer, elapsed_ns: int) -> Headers:
     return [("Content-Type", content_type(job.format)), ("X-ClickHouse-Summary", summary(result, elapsed_ns))]
+
+
+def _packing(request: Request, body: bytes) -> tuple[Any | None, Headers]:
+    """What packs an answer that begins with `body`, if anything does, and the headers that say so."""
+    if request.framed_answer:
+        return FrameCompressor(), []
+    coding = choose(request.accept_encoding) if body else None
+    return (compressor(coding), [("Content-Encoding", coding)]) if coding else (None, [])
 
 
 def _collected(blocks: Iterator[bytes], file: IO[bytes]) -> Iterator[bytes]:

@@ -62,6 +62,9 @@ class Request:
     content_length: int | None
     content_encoding: str
     accept_encoding: str
+    protocol_revision: int
+    framed_body: bool
+    framed_answer: bool
 
     @property
     def readonly(self) -> bool:
@@ -78,13 +81,6 @@ def parse(method: str, path: str, url_query: bytes, headers: Mapping[str, str]) 
         if name not in _RESERVED and name not in _HTTP_ONLY and not name.startswith("param_")
     }
     _check_names(settings)
-    if _flag(reserved.get("compress")) or _flag(reserved.get("decompress")):
-        raise StatementError(
-            48,
-            "NOT_IMPLEMENTED",
-            "compress=1 and decompress=1 (blocks of the native protocol) are not supported by this server."
-            " Use Accept-Encoding with enable_http_compression=1, and Content-Encoding.",
-        )
     compressed = _flag(given.get("enable_http_compression"))
     return Request(
         method=method,
@@ -103,6 +99,9 @@ def parse(method: str, path: str, url_query: bytes, headers: Mapping[str, str]) 
         content_length=int(length) if (length := headers.get("content-length", "")).isdecimal() else None,
         content_encoding=headers.get("content-encoding", "").strip().lower(),
         accept_encoding=headers.get("accept-encoding", "").lower() if compressed else "",
+        protocol_revision=_number(reserved.get("client_protocol_version")),
+        framed_body=_flag(reserved.get("decompress")),
+        framed_answer=_flag(reserved.get("compress")),
     )
 
 
@@ -154,6 +153,10 @@ def _query_id(given: str | None) -> str | None:
 
 def _flag(value: str | None) -> bool:
     return value is not None and value.lower() not in {"", "0", "false"}
+
+
+def _number(value: str | None) -> int:
+    return int(value) if value and re.fullmatch(r"\d{1,9}", value, re.ASCII) else 0
 
 
 def _seconds(value: str | None) -> float:

@@ -8,19 +8,17 @@ fsync_after_insert=1 and fsync_part_directory=1.
 
 Limits: `CONNECTIONS_MAX`, a request's head (protocol.py), statements at once per lane (`LANES`), request bodies
 (intake.py, spill.py), results (engine.py), and the engine's memory with `memory_bytes_max`.
-Not served: sessions' temporary tables, external data, compress=1 (native LZ4 blocks), TLS. Whoever may query
-may also read and write files as this process: without a password keep it on 127.0.0.1.
+Not served: sessions' temporary tables, the native TCP protocol, TLS. Whoever may query may also read and write
+files as this process: without a password keep it on 127.0.0.1.
 """
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -31,6 +29,7 @@ from ingest.clickhouse.lanes import Lane, Lanes
 from ingest.clickhouse.protocol import Protocol
 from ingest.clickhouse.spill import Spill
 from ingest.clickhouse.users import Accounts, load
+from ingest.listening import Server, bind
 from telemetry.errors import FieldlineError
 
 CONNECTIONS_MAX = 1000
@@ -51,7 +50,7 @@ def run(
     `port` 0 takes a free one; the line on stdout says which. Blocks; must be called in the main thread.
     """
     try:
-        listener = _bind(host, port)
+        listener = bind("ClickHouse", host, port)
         engine = Engine(path, memory_bytes_max)
         spill = Spill(engine.path / "http_spill")
         engine.open()
@@ -88,7 +87,7 @@ async def _serve(engine: Engine, spill: Spill, listener: socket.socket, accounts
         timeout_graceful_shutdown=int(2 * GRACE_S),
         limit_concurrency=CONNECTIONS_MAX,
     )
-    server = _Server(config, said)
+    server = Server(config, said)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -107,38 +106,6 @@ async def _serve(engine: Engine, spill: Spill, listener: socket.socket, accounts
     except TimeoutError:
         return False
     return True
-
-
-class _Server(uvicorn.Server):
-    """Says when it listens, and leaves signals to us: uvicorn would end the process by the signal."""
-
-    def __init__(self, config: uvicorn.Config, said: str) -> None:
-        super().__init__(config)
-        self._said = said
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        print(self._said, flush=True)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # with the protocol named, asyncio switches Nagle's algorithm off: 40 ms less for a small answer
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1)  # or a second server would bind, too, while we load the engine
-    except OSError as error:
-        raise FieldlineError(
-            f"ClickHouse cannot listen on {host}:{port}: {error.strerror}."
-            " Stop what uses the port, or choose another --port."
-        ) from error
-    return listener
 
 
 def accounts_of(users: Path | None, user: str, password_file: Path | None) -> Accounts | None:

@@ -1,26 +1,18 @@
 """The CoAP collector and the promise: no acknowledgement before the commit, no message collected twice."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from edge_agent.collect.coap_endpoint import EXCHANGE_LIFETIME_S
 from edge_agent.collect.coap_secure import Secure
-from edge_agent.commit import GroupCommit
-from edge_agent.config import Coap, Collect, Dtls, GatewayConfig, Spool
-from edge_agent.decode import Decoder
-from edge_agent.spool import Spool as OpenSpool
-from edge_agent.spool import open_spool
+from edge_agent.config import Dtls
 from proof.coap_wire import decode
 from proof.mixed_coap import Udp
 from proof.mixed_dtls import Secured
 from proof.ports import free_port
 from proof.rules import IDENTITY
-from telemetry.clock import Clock, SystemClock
 from telemetry.delivery import DURABLE, Chunk, Delivery
 from tests.coap import (
     ACK,
@@ -32,6 +24,7 @@ from tests.coap import (
     Device,
     FakeClock,
     Sink,
+    agent,
     message,
     serving,
     until,
@@ -392,27 +385,3 @@ def test_uploads_at_the_same_time_are_told_apart_by_their_request_tag() -> None:
         assert [chunk.payloads for chunk in sink.chunks] == [[b"a" * 17], [b"b" * 17]]
 
     asyncio.run(main())
-
-
-@asynccontextmanager
-async def agent(
-    folder: Path,
-    port: int,
-    clock: Clock | None = None,
-    boot_id: bytes | None = b"a boot",
-    secure: Secure | None = None,
-) -> AsyncIterator[OpenSpool]:
-    """Collector, decode stage, group commit and spool, as the agent wires them."""
-    config = GatewayConfig(gateway="g", coap=Coap(), spool=Spool(path=folder / "spool", free_bytes_min=0))
-    spool = open_spool(config.spool, "g", 1000)
-    with ThreadPoolExecutor(1) as thread:
-        decoder = Decoder(config, spool.series_id)
-        commit = GroupCommit(spool, decoder, Collect(), clock or SystemClock(), thread)
-        committing = asyncio.create_task(commit.run())
-        try:
-            async with serving(commit.deliver, clock, port=port, knows=spool.knows, boot_id=boot_id, secure=secure):
-                yield spool
-        finally:
-            committing.cancel()
-            await asyncio.wait([committing])
-    spool.close()

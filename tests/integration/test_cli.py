@@ -69,6 +69,7 @@ PROMISED = [
         "analytics serve",
         "analytics rollup",
         "analytics backfill",
+        "analytics grafana",
         "clickhouse password",
     ),
     *("alerts run", "alerts check", "alerts list", "alerts acknowledge", "alerts mute", "alerts test"),

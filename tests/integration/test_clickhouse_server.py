@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -25,6 +26,7 @@ import pytest
 from backports import zstd
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from ingest.clickhouse.frames import FrameCompressor, FrameDecoder, Room
 from proof.ports import free_port
 from tests.brokers import HOST, wait_until
 from tests.clickhouse import ROOT, Server, clickhouse
@@ -224,7 +226,6 @@ def test_errors_have_the_engines_code_and_text(server: Server, query: str, statu
 def test_errors_of_the_request(server: Server) -> None:
     assert Answer(server, b"SELECT 1", nope="1").code == "115"
     assert Answer(server, b"SELECT 1", database="nope").code == "81"
-    assert Answer(server, b"SELECT 1", compress="1").code == "48"
     assert Answer(server, b"SELECT {a:UInt8}").code == "456"
     assert Answer(server, method="GET", query="CREATE TABLE t (a Int8) ENGINE = Memory").code == "164"
     assert Answer(server, b"no gzip", headers={"Content-Encoding": "gzip"}).code == "354"
@@ -245,6 +246,61 @@ def test_bodies_in_content_codings(server: Server, coding: str, pack: Any) -> No
     assert ask(server, f"SELECT count(), sum(a) FROM coded_{coding}") == f"50000\t{sum(range(50_000))}\n"
     asked = Answer(server, b"SELECT 1 FORMAT JSON", headers={"Accept-Encoding": coding}, enable_http_compression=1)
     assert asked.headers["Content-Encoding"] == coding
+
+
+# --- frames: compress=1 and decompress=1
+
+
+def plain(frames: bytes) -> bytes:
+    decoder = FrameDecoder(Room())
+    found = b"".join(decoder.feed(frames))
+    decoder.end()
+    return found
+
+
+def test_the_engines_own_frames_are_read(server: Server) -> None:
+    """A column's file in a part is the same frames; the engine has written these."""
+    columns = "a UInt64 CODEC(LZ4), b UInt64 CODEC(ZSTD(1)), c UInt64 CODEC(NONE)"
+    wide = "ENGINE = MergeTree ORDER BY tuple() SETTINGS min_bytes_for_wide_part = 0"
+    ask(server, f"CREATE TABLE frames ({columns}) {wide}")
+    ask(server, "INSERT INTO frames SELECT number, number, number FROM numbers(300000)")
+    written = struct.pack("<300000Q", *range(300_000))
+    part = Path(ask(server, "SELECT path FROM system.parts WHERE table = 'frames' AND active").rstrip("\n"))
+    for name, method in (("a", 0x82), ("b", 0x90), ("c", 0x02)):
+        packed = (part / f"{name}.bin").read_bytes()
+        assert packed[16] == method
+        assert plain(packed) == written
+
+
+def test_frames_both_ways(server: Server) -> None:
+    ask(server, "CREATE TABLE framed (a UInt64, b String) ENGINE = MergeTree ORDER BY a")
+    rows = "".join(f"{i}\tx\n" for i in range(400_000)).encode()
+    query = "INSERT INTO framed FORMAT TSV"
+    assert Answer(server, FrameCompressor().compress(rows), query=query, decompress=1).status == 200
+    whole = FrameCompressor().compress(f"{query}\n400000\ty\n".encode())
+    assert Answer(server, gzip.compress(whole), headers={"Content-Encoding": "gzip"}, decompress=1).status == 200
+    asked = {"compress": 1, "enable_http_compression": 1, "headers": {"Accept-Encoding": "gzip"}}
+    streamed = Answer(server, b"SELECT * FROM framed ORDER BY a FORMAT TSV", **asked)
+    assert "Content-Encoding" not in streamed.headers
+    assert plain(streamed.body) == rows + b"400000\ty\n"
+    assert json.loads(plain(Answer(server, b"SELECT 1 AS a FORMAT JSON", **asked).body))["data"] == [{"a": 1}]
+    assert Answer(server, b"SELECT 1 WHERE 0 FORMAT TSV", **asked).body == b""
+
+
+def test_errors_come_in_frames_too_and_a_broken_frame_inserts_nothing(server: Server) -> None:
+    refused = Answer(server, b"SELECT nope", compress=1)
+    assert (refused.status, refused.code) == (404, "47")
+    assert plain(refused.body).startswith(b"Code: 47. DB::Exception: ")
+    assert plain(refused.body) in refused.body
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        Answer(server, b"SELECT throwIf(number = 900000), number FROM numbers(1000000) FORMAT TSV", compress=1)
+    assert b"__exception__" in plain(cut.value.partial)
+    ask(server, "CREATE TABLE unharmed (a UInt64) ENGINE = MergeTree ORDER BY a")
+    packed = FrameCompressor().compress(b"1\n" * 100_000)
+    for body, code in ((packed + packed[:-1] + b"x", "40"), (packed + packed[:-1], "33"), (b"1\n" * 99, "271")):
+        refused = Answer(server, body, query="INSERT INTO unharmed FORMAT TSV", decompress=1)
+        assert (refused.status, refused.code) == (500, code), refused.body
+    assert ask(server, "SELECT count() FROM unharmed") == "0\n"
 
 
 def test_a_head_without_end_is_refused(server: Server) -> None:
@@ -476,6 +532,22 @@ def test_what_a_second_server_is_told(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "Cannot write" in refused("--path", str(tmp_path / "file" / "data"), "--port", "0")
     assert "must not contain" in refused("--path", str(tmp_path / "a*b"), "--port", "0")
+
+
+def test_a_definition_that_a_full_disk_has_emptied_is_named(tmp_path: Path) -> None:
+    with clickhouse(tmp_path / "data") as server:
+        ask(server, "CREATE TABLE t (a Int8) ENGINE = MergeTree ORDER BY a")
+        server.stop()
+        (definition,) = server.path.glob("store/*/*/t.sql")
+        text = definition.read_bytes()
+        definition.write_bytes(b"")
+        command = [sys.executable, "-m", "ingest.clickhouse.server", "--path", str(server.path), "--port", "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert f"the definition {definition} is empty" in done.stderr
+        definition.write_bytes(text)
+        server.start()
+        assert ask(server, "SELECT count() FROM t") == "0\n"
 
 
 def test_a_kill_loses_no_answered_insert_and_no_token(tmp_path: Path) -> None:

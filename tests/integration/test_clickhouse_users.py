@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -19,7 +21,7 @@ from analytics.migrate import run as migrate
 from ingest.clickhouse.client import connect
 from ingest.clickhouse.users import Accounts, Users, hashed, load
 from telemetry.errors import ConfigError, FieldlineError
-from tests.brokers import HOST
+from tests.brokers import HOST, wait_until
 from tests.clickhouse import Server, clickhouse
 from tests.users import PASSWORD, url, users_file
 
@@ -88,6 +90,8 @@ ATTEMPTS = [
     "SET readonly = 0",
     "USE system",
     "KILL QUERY WHERE 1",
+    "KILL QUERY WHERE query_id = file('/etc/hostname')",
+    "KILL MUTATION WHERE query_id = 'a'",
     "CREATE TABLE x (a Int8) ENGINE = Memory",
     "CREATE DATABASE x",
     "CREATE FUNCTION f AS x -> x",
@@ -235,6 +239,23 @@ def test_a_writer_writes_and_reads_no_files(server: Server) -> None:
         assert "Not enough privileges" in said
 
 
+SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
+
+
+def test_a_reader_ends_its_own_query_and_no_other(server: Server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        of_root = pool.submit(ask, server, "root", f"/* root */ {SLOW}", "query_id=of-root")
+        of_ann = pool.submit(ask, server, "ann", f"/* ann */ {SLOW}", "query_id=of-ann")
+        count = "SELECT count() FROM system.processes WHERE Settings['log_comment'] LIKE 'of-%'"
+        wait_until(lambda: ask(server, "root", count)[1] == "2\n", "both run")
+        assert ask(server, "ann", "KILL QUERY WHERE query_id = 'of-root' SYNC") == (200, "")
+        assert ask(server, "ann", "KILL QUERY WHERE query LIKE '%100000000000%' SYNC")[1].startswith("finished")
+        assert "QUERY_WAS_CANCELLED" in of_ann.result()[1]
+        assert ask(server, "root", count)[1] == "1\n", "root's still runs"
+        assert ask(server, "worker", "KILL QUERY WHERE query_id = 'of-root' SYNC")[1].startswith("finished")
+        assert "QUERY_WAS_CANCELLED" in of_root.result()[1]
+
+
 def test_curl_and_a_wrong_password(server: Server) -> None:
     curl = shutil.which("curl")
     if curl is not None:
@@ -272,3 +293,22 @@ def test_the_file_of_users(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="users"):
         load(path)
     assert isinstance(Users.model_validate({"users": {"a": {"role": "admin", "password_hash": hashed("x")}}}), Users)
+
+
+def test_what_a_reader_wants_to_insert_is_kept_nowhere(server: Server) -> None:
+    """Not even until the refusal: it would fill the disk."""
+    seen: set[int] = set()
+
+    def body() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"1\n" * 100_000
+            seen.add(sum(file.stat().st_size for file in (server.path / "http_spill").iterdir()))
+
+    headers = {"X-ClickHouse-User": "ann", "X-ClickHouse-Key": PASSWORD}
+    connection = HTTPConnection(HOST, server.port, timeout=30)
+    connection.request("POST", "/?query=INSERT%20INTO%20fieldline.w%20FORMAT%20TSV", body(), headers)
+    response = connection.getresponse()
+    assert response.status == 403
+    assert b"may not INSERT" in response.read()
+    assert seen == {0}
+    connection.close()

@@ -1,19 +1,24 @@
 """CoAP and a SIGKILL between the commit and its answer: devices repeat their message and are in the spool once."""
 
 import asyncio
+import contextlib
 import json
+import random
 import sys
 from collections import Counter
 from pathlib import Path
 
 from aiocoap import POST, Context, Message
 
+from edge_agent.collect.oscore_file import load_devices
 from edge_agent.health import read_report
 from proof.ports import free_port
 from proof.stack import FIELDLINE
 from proof.supervisor import Program
 from tests.coap import libcoap, until
 from tests.gateway import spooled
+from tests.oscore import DeviceContext, Talk, device_folder, keys_file, oscore_client
+from tests.oscore import post as oscore_post
 from tests.relay import relay
 
 CHANGED = 0x44
@@ -117,6 +122,108 @@ def test_all_of_coap_at_once_and_a_kill(tmp_path: Path) -> None:
             assert max(readings.values()) == 1, "nothing is in the spool twice"
         finally:
             await device.stop()
+            await agent.stop()
+
+    asyncio.run(main())
+
+
+OSCORE = "[coap.oscore]\nkeys_file = 'coap.oscore.toml'\nrequired = true\n"
+
+
+def test_what_aiocoap_repeats_under_oscore_after_a_kill_is_in_the_spool_once(tmp_path: Path) -> None:
+    """In one message, and in blocks, each of which is a message under its own number; the last answer is lost."""
+    keys_file(tmp_path)
+    bodies = {"meter-1": SHORT, "tank": LONG | {"text": "x" * 2000}}
+
+    async def main() -> None:
+        port = free_port()
+        agent = edge_agent(tmp_path, port, OSCORE)
+        agent.start()
+        try:
+            await agent.until_ready()
+            async with contextlib.AsyncExitStack() as stack:
+                links = {device: await stack.enter_async_context(relay(port)) for device in bodies}
+                clients = {
+                    device: await stack.enter_async_context(oscore_client(link.port, device_folder(tmp_path, device)))
+                    for device, link in links.items()
+                }
+
+                async def upload(device: str, ts: int) -> str:
+                    body = json.dumps(bodies[device] | {"ts": ts}).encode()
+                    return str(
+                        (await oscore_post(clients[device], links[device].port, f"telemetry/{device}", body)).code
+                    )
+
+                answers = Counter[str]()
+                for device, link in links.items():
+                    assert await upload(device, 1) == "2.04 Changed"
+                    link.swallow_answers = 1
+                    link.swallows = lambda _, device=device: answers.update([device])
+                    assert await upload(device, 2) == "2.04 Changed"
+                assert answers == {"meter-1": 1, "tank": 3}, "a body of three blocks"
+                waiting = []
+                for device, link in links.items():
+                    link.swallows = lambda _, device=device: answers.subtract([device]) or not answers[device]
+                    waiting.append(asyncio.create_task(upload(device, 3)))
+                await until(lambda: all(link.swallowed for link in links.values()))
+                agent.kill()
+                agent.start()
+                assert await asyncio.gather(*waiting) == ["2.04 Changed"] * 2
+                assert per_device(tmp_path) == Counter({"meter-1": 3, "tank": 3 * 41})
+        finally:
+            await agent.stop()
+
+    asyncio.run(main())
+
+
+def test_kills_at_any_moment_under_oscore_store_all_that_was_said_once(tmp_path: Path) -> None:
+    """Devices repeat each message, one of them from port to port, until it is answered; an Echo makes it a new one."""
+    chance, said = random.Random(7), Counter[str]()
+
+    async def posts(talk: Talk, device: str, until_killed: asyncio.Event) -> None:
+        while not until_killed.is_set():
+            said[device] += 1
+            reading = {"path": f"telemetry/{device}", "payload": json.dumps({"ts": said[device], "n": 1}).encode()}
+            sealed, answer = talk.says(**reading), None
+            while answer is None or str(answer.code) != "2.04 Changed":
+                talk.udp.send(sealed.data)
+                try:
+                    async with asyncio.timeout(0.25):
+                        answer = await talk.hears(sealed)
+                except (TimeoutError, OSError):  # OSError: nobody listens now
+                    await asyncio.sleep(0.05)
+                    if device == "tank":
+                        talk.moves()
+                    continue
+                if str(answer.code) == "4.01 Unauthorized":
+                    assert answer.opt.echo
+                    sealed = talk.says({"echo": answer.opt.echo}, **reading)
+                else:
+                    assert str(answer.code) == "2.04 Changed"
+
+    async def main() -> None:
+        port = free_port()
+        agent = edge_agent(tmp_path, port, OSCORE)
+        killed = asyncio.Event()
+        try:
+            with contextlib.ExitStack() as stack:
+                async with asyncio.TaskGroup() as devices:
+                    for keys in load_devices(keys_file(tmp_path)):
+                        talk = stack.enter_context(Talk(port, DeviceContext(keys)))
+                        devices.create_task(posts(talk, keys.device, killed))
+                    for _ in range(6):
+                        agent.start()
+                        await agent.until_ready()
+                        await asyncio.sleep(chance.uniform(0.1, 0.3))
+                        agent.kill()
+                    agent.start()
+                    killed.set()
+            readings, dead = spooled(tmp_path / "spool")
+            assert not dead
+            assert max(readings.values()) == 1, "nothing is in the spool twice"
+            assert per_device(tmp_path) == said
+            assert min(said.values()) > 20
+        finally:
             await agent.stop()
 
     asyncio.run(main())

@@ -248,6 +248,23 @@ def test_readings_that_clickhouse_refuses_are_found_among_the_others(server, cli
     assert len({row[1:4] for row in readings(client)}) == 12
 
 
+def test_a_replay_that_was_stopped_by_who_looks_on_is_gone_on_with(server, client, monkeypatch):
+    bury(client, *((f"site/d{n}", MESSAGE % (JUNE, n), "no mapping") for n in range(5)))
+    monkeypatch.setattr(replay, "GROUP_LETTERS_MAX", 2)
+    steps = []
+
+    def stop(step):
+        steps.append((step.letters, step.total, len(step.decoded)))
+        raise FieldlineError("stopped")
+
+    with pytest.raises(FieldlineError, match="stopped"):
+        replay.replay(client, mapped("site/{device}"), Filter("g"), seen=stop)
+    assert steps == [(2, 5, 2)]
+    assert replayed(server, "site/{device}")[1] == "3 dead letters gave 6 readings.\n"
+    assert len(readings(client)) == 10
+    assert fetch(client)[0].identity_holds
+
+
 def test_a_replay_that_was_overtaken_stores_and_removes_nothing(server, client):
     bury(client, ("site/d1", MESSAGE % (JUNE, 1), "no mapping"))
     former = replay.Replay.begin(client, "g")

@@ -145,7 +145,7 @@ def test_what_a_hard_end_leaves_is_taken_up_by_the_next_run(tmp_path: Path) -> N
         assert "accounting:" not in it.said
     with demo(tmp_path / "data") as it:
         it.until_messages_flow()
-        assert len(it.processes()) == 7, it.said
+        assert len(it.processes()) == 8, it.said
         it.process.kill()
         it.process.wait()
         wait_until(lambda: not it.processes(), "its programs end with it", 90)

@@ -32,7 +32,7 @@ def test_a_short_drill_passes_and_reports(tmp_path: Path) -> None:
     assert said["faults"]
     assert said["thinned"] > 0
     transports = said["transports"]
-    assert len(transports) == 10
+    assert len(transports) == 11
     for via, counts in transports.items():
         assert counts["said"] >= counts["found"] > 0, via
     losses = int(lines[-1].partition(" losses=")[2].split()[0])  # declared: a fault of this seed corrupts the spool

@@ -13,6 +13,7 @@ from analytics.grafana import DASHBOARDS, VARIABLES, dashboard, files
 from analytics.migrate import migrate
 from ingest.clickhouse.client import connect
 from tests.clickhouse import clickhouse
+from tests.commands import fieldline
 
 COMMITTED = Path(__file__).parents[2] / "analytics" / "dashboards"
 DEVICE = "o'brien"
@@ -42,7 +43,17 @@ def client(tmp_path_factory):
 
 def test_the_committed_files_are_what_the_generator_makes():
     found = {path.name: path.read_text(encoding="utf-8") for path in COMMITTED.iterdir()}
-    assert found == files(), "run: python -m analytics.grafana analytics/dashboards"
+    assert found == files(), "run: fieldline analytics grafana --out analytics/dashboards"
+
+
+def test_the_command_writes_them(tmp_path):
+    done = fieldline("analytics", "grafana", "--out", str(tmp_path / "new" / "folder"))
+    assert done.status == 0, done
+    assert {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()} == files()
+    (tmp_path / "file").touch()
+    refused = fieldline("analytics", "grafana", "--out", str(tmp_path / "file"))
+    assert refused.status == 1
+    assert "Choose another folder with --out" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Migrations on the real engine: killed anywhere, run twice, changed, too new; and the schema's promises."""
 
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from analytics.migrate import load, migrate, run
-from ingest.clickhouse.client import INSERT_SETTINGS, connect, known
+from analytics import reference
+from analytics.migrate import NEEDED, load, migrate, run
+from ingest.clickhouse.client import INSERT_SETTINGS, ClickHouseError, connect, known
 from telemetry.errors import FieldlineError
 from tests.clickhouse import ROOT, clickhouse
 
@@ -77,17 +79,42 @@ class StoppedClient:
         return self.client.command(*args, **kwargs)
 
 
+def definitions(client):
+    """Every table and view as the server would make it again."""
+    rows = client.query("SELECT name, create_table_query FROM system.tables WHERE database = 'fieldline'").result_rows
+    return dict(rows)
+
+
 def test_a_run_that_was_killed_anywhere_is_completed_by_the_next(client):
-    steps = 2 + sum(len(migration.statements) + 1 for migration in load())
-    for step in range(steps):
-        client.command("DROP DATABASE IF EXISTS fieldline SYNC")
+    """Killed after each statement in turn: the next run begins with what is left, and does anew what no record has."""
+    migrate(client)
+    straight = definitions(client)
+    client.command("DROP DATABASE fieldline SYNC")
+    for statements in range(2):
         with pytest.raises(KeyboardInterrupt):
-            migrate(StoppedClient(client, step))
-        done_before = objects(client)
-        assert set(migrate(client)) <= set(NAMES)
-        assert done_before <= objects(client) == TABLES | VIEWS | {"schema_migrations"}
-        assert migrate(client) == []
-    migrate(StoppedClient(client, steps))
+            migrate(StoppedClient(client, statements))
+    *others, last = load()
+    for migration in others:
+        for statements in range(len(migration.statements) + 2):  # none, …, all, all and the record
+            with pytest.raises(KeyboardInterrupt):
+                migrate(StoppedClient(client, 2 + statements))
+    for statements in range(len(last.statements) + 1):
+        with pytest.raises(KeyboardInterrupt):
+            migrate(StoppedClient(client, 2 + statements))
+    assert NAMES[-1] not in {
+        name for (name,) in client.query("SELECT name FROM fieldline.schema_migrations").result_rows
+    }
+    assert migrate(client) == NAMES[-1:]
+    assert migrate(client) == []
+    assert definitions(client) == straight
+    assert objects(client) == TABLES | VIEWS | {"schema_migrations"}
+
+
+def test_the_page_lists_every_table_and_view(client):
+    migrate(client)
+    said = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
+    up_to_date = said.endswith(reference.text(client.query(reference.QUERY).result_rows))
+    assert up_to_date, "run: python -m analytics.reference docs/schema.md"
 
 
 def test_two_processes_at_once(server, client):
@@ -131,10 +158,60 @@ def test_a_failing_statement_names_itself_and_can_be_repaired(client):
 
 
 def test_a_server_without_a_feature_is_refused(client, monkeypatch):
-    monkeypatch.setattr("analytics.migrate.NEEDED", (("setting", "system.settings", ("async_insert", "warp")),))
-    with pytest.raises(FieldlineError, match=r"ClickHouse \d+\.\S+ is too old .* lacks the setting warp\."):
+    needed = (
+        ("setting", "system.settings", {"async_insert": "21.11", "warp": "99.1"}),
+        ("function", "system.functions", {"fly": "98.2"}),
+    )
+    monkeypatch.setattr("analytics.migrate.NEEDED", needed)
+    lacks = r"it lacks the setting warp \(there since 99\.1\), the function fly \(there since 98\.2\)\. Upgrade"
+    with pytest.raises(FieldlineError, match=lacks):
         migrate(client)
     assert objects(client) == set()
+
+
+def test_what_is_said_to_be_needed_is_what_the_migrations_call(client):
+    """The engine knows since when it has each function; an older one must be told before a statement fails."""
+    text = "".join(statement for migration in load() for statement in migration.statements)
+    called = set(re.findall(r"\b(\w+)\(", text))
+    called |= {f"toInterval{unit.capitalize()}" for unit in re.findall(r"INTERVAL \d+ (\w+)", text)}
+    ((*_, needed),) = [row for row in NEEDED if row[0] == "function"]
+    query = "SELECT name, introduced_in FROM system.functions WHERE name IN {names:Array(String)}"
+    rows = client.query(query, parameters={"names": sorted(called | needed.keys())}).result_rows
+    since = {name: text for name, text in rows if text}
+    version = lambda text: tuple(map(int, text.split(".")[:2]))  # noqa: E731 - a name for one expression
+    assert {name: version(since[name]) for name in needed} == {name: version(text) for name, text in needed.items()}
+    newest = max(version(text) for text in needed.values())
+    younger = {name: text for name, text in since.items() if version(text) > newest}
+    assert not younger, f"a migration calls {younger}: say so in NEEDED in analytics/migrate.py"
+
+
+class OlderClient:
+    """A client of a server that lacks what commands other than ingest need: the fault is in here."""
+
+    def __init__(self, client):
+        self.client = client
+        self.query = client.query
+        self.close = client.close
+        self.server_version = "22.8.1.1"
+        self.server_settings = dict(client.server_settings)
+        del self.server_settings["lightweight_deletes_sync"]
+
+    def command(self, statement, **options):
+        if "VIEW fieldline.query_" in statement:
+            raise ClickHouseError("Code: 62. DB::Exception: Syntax error")
+        return self.client.command(statement, **options)
+
+
+def test_what_only_some_commands_need_does_not_keep_ingest_from_an_older_server(client, monkeypatch, capsys):
+    monkeypatch.setattr("analytics.migrate.connect", lambda *_, **__: OlderClient(client))
+    assert run() == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[: len(NAMES)] == [f"applied {name}" for name in NAMES]
+    views, deletes = said[len(NAMES) :]
+    assert views.startswith(
+        "ClickHouse 22.8.1.1 has no parameterized views (there since 23.1): there are no views query_"
+    )
+    assert "lacks the setting lightweight_deletes_sync (there since 24.4): `fieldline analytics backfill`" in deletes
 
 
 def arrow(columns):

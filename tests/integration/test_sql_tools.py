@@ -1,10 +1,11 @@
 """SQL tools that are not ours, with a login: each real client as an admin and as a reader of the embedded server."""
 
 import asyncio
+import io
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,27 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import clickhouse_connect
+import ibis
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.external import ExternalData
 from sqlalchemy.exc import DatabaseError
 
-from analytics import queries
+from analytics import account, dead_letters, export, migrate, queries, replay, rollup, sql
+from analytics.alerts import commands as alerts
+from analytics.alerts.conditions import Subject
+from analytics.alerts.rules import AlertsConfig
+from analytics.dead_letters import Filter
+from analytics.export.dataset import Span
+from edge_agent.config import GatewayConfig
+from edge_agent.decode import Decoder
 from ingest.clickhouse.request import Credentials
 from ingest.clickhouse.users import Accounts, Users
+from telemetry.errors import FieldlineError
 from tests.brokers import HOST
 from tests.clickhouse import ROOT, Server, clickhouse
 from tests.commands import fieldline
@@ -30,6 +42,7 @@ from tests.pipeline import make_stack, until
 from tests.users import PASSWORD, url, users_file
 
 NODE_CLIENT = "@clickhouse/client@1.23.1"
+DBMATE = "dbmate@2.36.0"  # with clickhouse-go 2.45, as Grafana's plugin has it
 LIMITS = "seconds_max = 1\nmemory_bytes_max = 67108864\nresult_rows_max = 10000\nqueries_max = 1"
 FOREVER = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) % 7 = 1"
 EVERYBODY = pytest.mark.parametrize("user", ["root", "ann"])
@@ -133,6 +146,84 @@ def test_node(server: Server) -> None:
 
 
 @EVERYBODY
+@pytest.mark.parametrize("compress", ["none", "lz4", "zstd"])
+def test_go(server: Server, user: str, compress: str, tmp_path: Path) -> None:
+    """dbmate is a program in Go: it connects by clickhouse-go, migrates, and asks what is there."""
+    up, down = "CREATE TABLE pumps (a UInt32) ENGINE = Memory", "DROP TABLE pumps"
+    (tmp_path / "1_pumps.sql").write_text(f"-- migrate:up\n{up}\n\n-- migrate:down\n{down}\n")
+    address = url(server.port, user).replace("http:", "clickhouse+http:") + f"/fieldline?compress={compress}"
+
+    def dbmate(*command: str) -> str:
+        options = ["--url", address, "-d", str(tmp_path), "--migrations-table", "dbmate", "--no-dump-schema"]
+        run = [str(installed(DBMATE) / ".bin" / "dbmate"), *options, *command]
+        return subprocess.run(run, capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path).stderr
+
+    assert dbmate("status") == ""
+    if user == "ann":
+        assert "HTTP 403" in dbmate("up")
+        return
+    assert dbmate("up") == ""
+    assert dbmate("rollback") == ""
+    refused = dbmate("--migrations-table", "connect", "status")  # no table of dbmate's: its query fails
+    assert "ILLEGAL_FINAL" in refused
+
+
+@EVERYBODY
+def test_ibis(server: Server, user: str) -> None:
+    client = ibis.clickhouse.connect(host=HOST, port=server.port, user=user, password=PASSWORD, database="fieldline")
+    try:
+        assert {"readings", "rollup_1m"} <= set(client.list_tables())
+        table = client.table("connect")
+        grouped = table.group_by(odd=table.a % 2).agg(n=ibis._.count(), most=ibis._.a.max())
+        assert [row["most"] for row in grouped.order_by("odd").to_pyarrow().to_pylist()] == [2, 1]
+        mine = ibis.memtable(pa.table({"a": [2, 3], "site": ["north", "south"]}))  # goes along as external data
+        joined = table.join(mine, "a").select("b", "site")
+        assert joined.to_pyarrow().to_pylist() == [{"b": "two", "site": "north"}]
+    finally:
+        client.disconnect()
+
+
+@EVERYBODY
+def test_external_data(server: Server, user: str) -> None:
+    with clickhouse_connect.get_client(**login(server, user)) as client:
+        mine = ExternalData(file_name="mine", fmt="CSV", structure="n UInt32, s String", data=b'1,"x"\r\n2,"\r\ny"')
+        mine.add_file(file_name="more", fmt="TSV", types="UInt32", data=b"2\n")
+        asked = "SELECT b, s FROM connect JOIN mine ON a = n WHERE n IN more"
+        assert client.query(asked, external_data=mine).result_rows == [("two", "\r\ny")]
+        with pytest.raises(ClickHouseError, match="UNKNOWN_TABLE"):
+            client.query("SELECT * FROM mine")
+    assert list((server.path / "http_spill").iterdir()) == []
+
+
+ATTEMPTS_WITH_DATA = [
+    {"structure": "a String DEFAULT file('/etc/hostname')", "fmt": "CSV"},
+    {"structure": "a String MATERIALIZED file('/etc/hostname')", "fmt": "CSV"},
+    {"structure": "a String", "fmt": "Values"},
+    {"structure": "a String", "fmt": "Template"},
+]
+
+
+@pytest.mark.parametrize("given", ATTEMPTS_WITH_DATA)
+def test_a_reader_cannot_with_external_data(server: Server, given: dict[str, Any]) -> None:
+    with clickhouse_connect.get_client(**login(server, "ann")) as client:
+        data = ExternalData(file_name="t", data=b"(file('/etc/hostname'))", **given)
+        with pytest.raises(ClickHouseError, match="BAD_ARGUMENTS"):
+            client.query("SELECT * FROM t", external_data=data)
+
+
+def test_external_data_obeys_a_readers_limits(server: Server) -> None:
+    """Eight bytes of a packed column become a megabyte of rows."""
+    sink = pa.BufferOutputStream()
+    column = pa.array(["x" * 1000] * 100_000).dictionary_encode()
+    pq.write_table(pa.table({"a": column}), sink)
+    data = ExternalData(file_name="t", fmt="Parquet", structure="a String", data=sink.getvalue().to_pybytes())
+    with clickhouse_connect.get_client(**login(server, "ann")) as client:
+        with pytest.raises(ClickHouseError, match="MEMORY_LIMIT_EXCEEDED"):
+            client.query("SELECT count() FROM t", external_data=data)
+        assert client.command("SELECT count() FROM connect") == 2
+
+
+@EVERYBODY
 def test_curl(server: Server, user: str) -> None:
     curl = shutil.which("curl")
     assert curl, "curl is missing"
@@ -144,6 +235,37 @@ def test_curl(server: Server, user: str) -> None:
     assert json.loads(run("SELECT a FROM fieldline.connect ORDER BY a FORMAT JSON"))["data"] == [{"a": 1}, {"a": 2}]
     refused = run("CREATE OR REPLACE TABLE fieldline.curl (a Int8) ENGINE = Memory")
     assert (refused == "") if user == "root" else ("Not enough privileges" in refused)
+
+
+SUPERSET = [
+    "SELECT currentDatabase()",
+    "SHOW DATABASES",
+    "SHOW TABLES FROM `fieldline`",
+    "SELECT name FROM system.tables WHERE database = 'fieldline' AND engine IN ('View', 'WindowView') ORDER BY name",
+    "SELECT engine, engine_full, comment FROM system.tables WHERE database = 'fieldline' AND name = 'readings'",
+    "DESCRIBE TABLE `fieldline`.`readings`",
+    "EXISTS TABLE `fieldline`.`rollup_1m`",
+    "SELECT name FROM system.functions UNION ALL SELECT name FROM system.table_functions LIMIT 10000",
+    "SELECT DISTINCT `device` AS `column_values` FROM `fieldline`.`readings` LIMIT 10000",
+    'SELECT "device" AS "device", COUNT(*) AS "count" FROM "fieldline"."readings" GROUP BY "device" LIMIT 10',
+]
+"""What Superset 6.1 sent as docs/superset.md tells; and for a chart over time:"""
+SUPERSET_CHART = """
+SELECT dateTrunc('{grain}', toDateTime("measured_at")) AS "measured_at", "device" AS "device", AVG(value) AS "m"
+FROM "fieldline"."readings"
+WHERE "measured_at" >= toDateTime('2026-11-01 00:00:00') AND "measured_at" < toDateTime('2026-11-03 00:00:00')
+    AND "device" IN ('pump', 'it''s')
+GROUP BY "measured_at", "device" ORDER BY "m" DESC LIMIT 50
+"""
+
+
+def test_the_way_superset_asks(server: Server) -> None:
+    with clickhouse_connect.get_client(**login(server, "ann")) as client:
+        charts = [SUPERSET_CHART.format(grain=grain) for grain in ("MINUTE", "HOUR", "DAY", "WEEK", "MONTH")]
+        for text in (*SUPERSET, *charts):
+            client.query(text, settings={"wait_end_of_query": 1})
+        series = "query_series(devices = ['d'], metrics = ['m'], begin = '2026-11-01', end = '2026-11-02', points = 50)"
+        assert client.query(f"SELECT device, at, mean FROM {series} LIMIT 101").result_rows == []
 
 
 def test_the_way_redash_asks(server: Server) -> None:
@@ -219,6 +341,48 @@ def test_commands_as_a_reader_and_with_a_wrong_password(server: Server) -> None:
         assert "wr0ng" not in wrong.err
 
 
+def write_letter(server: Server) -> None:
+    with clickhouse_connect.get_client(**login(server, "root")) as client:
+        client.command(
+            "INSERT INTO dead_letters SELECT 'g', 'e', 1, now64(3), now64(3), 'plant/p', 'no mapping', '{\"a\": 1}'"
+        )
+
+
+def our_commands(folder: Path) -> dict[str, tuple[str, Callable[[str], int]]]:
+    """Of docs/sql.md: which role each needs, and how it is run with a URL."""
+    gateway = GatewayConfig.model_validate({"gateway": "g", "coap": {}, "mappings": [{"topic": "plant/{device}"}]})
+    decode, letters, out = Decoder.alone(gateway), Filter("g"), io.StringIO()
+    rules = {"rules": [{"name": "hot", "kind": "threshold", "metric": "a", "above": 1e9}]}
+    return {
+        "account": ("reader", lambda url: account.run(url, out=out)),
+        "sql": ("reader", lambda url: sql.run(url, "SELECT 1", "csv")),
+        "export": ("reader", lambda url: export.run(url, str(folder), export.DATASETS["readings"], Span(), out=out)),
+        "dead-letters list": ("reader", lambda url: dead_letters.list_(url, letters, out=out)),
+        "dead-letters replay --dry-run": ("reader", lambda url: replay.run(url, decode, letters, dry=True, out=out)),
+        "alerts list": ("reader", lambda url: alerts.list_(url, "table", every=True, out=out)),
+        "alerts check": ("reader", lambda url: alerts.check(AlertsConfig(**rules, clickhouse_url=url), out=out)),
+        "alerts mute": ("writer", lambda url: alerts.mute(url, "hot", Subject(), 0, out=out)),
+        "analytics migrate": ("writer", lambda url: migrate.run(url, out=out)),
+        "analytics rollup": ("writer", lambda url: rollup.run(url, out=out)),
+        "analytics backfill": ("writer", lambda url: rollup.run_backfill(url, out=out)),
+        "dead-letters replay": ("writer", lambda url: replay.run(url, decode, letters, again=True, out=out)),
+    }
+
+
+def test_every_command_with_the_role_that_it_needs(server: Server, tmp_path: Path) -> None:
+    """Twice, because a second replay ends what the first may have running, and removes what it has stored."""
+    write_letter(server)
+    for _ in range(2):
+        for command, (_role, run) in our_commands(tmp_path / "lake").items():
+            assert run(url(server.port, "worker")) == 0, command
+    for command, (role, run) in our_commands(tmp_path / "lake").items():
+        if role == "reader":
+            assert run(url(server.port, "ann")) == 0, command
+            continue
+        with pytest.raises(FieldlineError, match=r"Not enough privileges|does not take this from user ann"):
+            run(url(server.port, "ann"))
+
+
 def test_a_message_of_a_device_reaches_a_reader(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +395,7 @@ def test_a_message_of_a_device_reaches_a_reader(
     message = ["-q", "1", "-t", "devices/pump-7/telemetry", "-m", '{"flow": 2.5}']
 
     def stored() -> bool:
-        query = "SELECT device, metric, value FROM fieldline.readings"
+        query = "SELECT device, metric, value FROM fieldline.readings WHERE metric = 'flow'"
         return fieldline("sql", query, CLICKHOUSE_URL=url(server.port, "ann")).out.endswith("pump-7\tflow\t2.5\n")
 
     async def main() -> None:

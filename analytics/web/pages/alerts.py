@@ -1,193 +1,201 @@
-"""Alerts: what fires, acknowledged and muted from here; rules that are kept in the table, tried and saved."""
+"""Alerts: what fires, to acknowledge and mute; the rules that are kept in the table, to edit; what has happened."""
 
-import json
+import asyncio
 import time
-import tomllib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from fastapi import Request
 from nicegui import ui
 
-from analytics.alerts.conditions import Subject, condition
-from analytics.alerts.rules import AnyRule, of_json
-from analytics.alerts.state import sentence
+from analytics.alerts.conditions import Subject
+from analytics.alerts.rules import of_json
 from analytics.alerts.store import Store
 from analytics.web import frame
 from analytics.web.asking import Asker
-from ingest.clickhouse.client import Client
+from analytics.web.rule_card import BY, RuleCard
+from analytics.web.rule_form import described
 from telemetry.errors import ConfigError
 
-BY = "dashboard"
-MUTE_S = 3600
-SHOWN_MAX = 5
-TEMPLATES = {
-    "threshold": 'metric = "temperature"\nabove = 90\nclear = 85\nfor_s = 300',
-    "rate": 'metric = "level"\nbelow = -0.5\nover_s = 600\nper_s = 3600',
-    "silence": 'of = "device"\nmatch = "*"\nafter_s = 900',
-    "anomaly": 'metric = "power"\nweeks = 8\ndifference_min = 0',
-    "dead_letters": 'gateway = "*"\nabove = 0\nover_s = 3600',
-}
+MUTES = {3600: "1 hour", 28_800: "8 hours", 86_400: "1 day", 604_800: "1 week"}
+HISTORY_PER_PAGE = 15
+_SAID = {"firing": "began", "resolved": "is over"}
+_KEPT = (
+    "<h2>Rules kept here</h2><p class='small soft'>Rules of alerts.toml count beside these, and more if a name is the "
+    "same. <code>fieldline alerts run</code> asks both and tells the channels of its config.</p>"
+)
 
 
 async def build(asker: Asker, _: Request) -> None:
     """Fill the page."""
-    trouble = frame.Trouble()
-    with ui.element("section").classes("card"):
-        ui.html("<h2>Now</h2>", sanitize=False)
-        firing = ui.element("div").style("width:100%;display:flex;flex-direction:column;gap:.75rem")
-    with ui.element("section").classes("card"):
-        ui.html("<h2>Over, in the last 7 days</h2>", sanitize=False)
-        over = frame.part().classes("scroll")
-    with ui.element("section").classes("card"):
-        ui.html(
-            "<h2>Rules kept here</h2><p class='small soft'>Rules of alerts.toml count beside these, and more if a name"
-            " is the same. <code>fieldline alerts run</code> asks both and tells the channels of its config.</p>",
-            sanitize=False,
-        )
-        rules = ui.element("div").style("width:100%;display:flex;flex-direction:column;gap:.5rem")
-    _editor(asker, trouble)
-    shown: list[Any] = []
-
-    async def refresh() -> None:
-        found = (await asker.named("web_alerts")).records
-        kept = (await asker.named("web_alert_rules")).records
-        if shown == [found, kept]:
-            return
-        shown[:] = [found, kept]
-        _firing(firing, [row for row in found if row["state"] == "firing"], act)
-        over.content = _over([row for row in found if row["state"] != "firing"])
-        _rules(rules, kept, remove)
-
-    async def act(kind: str, row: dict[str, Any], until_s: int) -> None:
-        subject = Subject(row["device"], row["metric"], row["gateway"])
-        now_ms = time.time_ns() // 1_000_000
-        until_ms = now_ms + until_s * 1000 if kind == "muted" else 0
-        async with trouble.told():
-            await asker.act(lambda client: Store(client).say(kind, row["rule"], subject, BY, now_ms, until_ms))
-            await refresh()
-
-    async def remove(name: str) -> None:
-        async with trouble.told():
-            await asker.act(lambda client: Store(client).set_rule(name, None, BY, time.time_ns() // 1_000_000))
-            await refresh()
-
-    await frame.live(refresh, trouble)
+    page = _Alerts(asker)
+    await frame.live(page.refresh, page.trouble)
+    ui.timer(0, page.form.names, once=True)
 
 
-def _firing(box: ui.element, found: list[dict[str, Any]], act: Any) -> None:
-    box.clear()
-    with box:
-        if not found:
-            ui.html('<p class="empty">Nothing fires.</p>', sanitize=False)
-        for row in found:
-            is_muted = row["muted_until"].timestamp() > time.time()
-            kind = "bad" if row["severity"] == "critical" else ""
-            said = [f"since {frame.when(row['since'])} UTC"]
-            said += [f"acknowledged by {frame.safe(row['acknowledged_by'])}"] if row["acknowledged_by"] else []
-            said += [f"muted until {frame.when(row['muted_until'])} UTC"] if is_muted else []
+class _Alerts:
+    """One open page."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._in_turn = asyncio.Lock()
+        self._shown: list[Any] = []
+        self._of: dict[str, str] = {}
+        self._skip = 0
+        self.trouble = frame.Trouble()
+        with ui.element("section").classes("card"):
             with ui.element("div").classes("bar"):
-                ui.html(
-                    f'<b class="{kind}">{frame.safe(row["severity"])}</b> · <b>{frame.safe(row["rule"])}</b><br>'
-                    f'<span class="wrap">{frame.safe(row["text"])}</span><br>'
-                    f'<span class="small soft">{" · ".join(said)}</span>',
-                    sanitize=False,
-                ).classes("grow")
-                about = frame.safe(f"{row['rule']}, {row['device'] or row['gateway']}")
-                if not row["acknowledged_by"]:
-                    frame.button("Acknowledge", partial(act, "acknowledged", row, 0)).props(
-                        f'aria-label="Acknowledge {about}"'
-                    )
-                text = "Unmute" if is_muted else "Mute for an hour"
-                frame.button(text, partial(act, "muted", row, 0 if is_muted else MUTE_S)).props(
-                    f'aria-label="{text}: {about}"'
+                ui.html("<h2>Now</h2>", sanitize=False).classes("grow")
+                self._mute_s = (
+                    ui.select(MUTES, value=3600, label="Mute means for").props("outlined dense").classes("choice")
                 )
+            self._firing = ui.element("div").classes("rows")
+        with ui.element("section").classes("card"):
+            ui.html(_KEPT, sanitize=False)
+            self._rules = ui.element("div").classes("rows")
+        self.form = RuleCard(asker, self.refresh)
+        with ui.element("section").classes("card").props("id=history"):
+            with ui.element("div").classes("bar"):
+                self._about = ui.html("<h2>History</h2>", sanitize=False).classes("grow")
+                self._all = frame.button("Of all", self._history_of_all)
+            self._history = frame.part().classes("scroll")
+            with ui.element("div").classes("bar") as self._paging:
+                frame.button("Later", partial(self._turn, -HISTORY_PER_PAGE))
+                frame.button("Earlier", partial(self._turn, HISTORY_PER_PAGE))
+        self._all.visible = self._paging.visible = False
+
+    async def refresh(self) -> None:
+        """What fires, which rules there are, and what has happened."""
+        async with self._in_turn:  # else one that began before a change could show the state before it
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        found = [row for row in (await self._asker.named("web_alerts")).records if row["state"] == "firing"]
+        kept = (await self._asker.named("web_alert_rules")).records
+        mutes = dict((await self._asker.named("web_alert_mutes")).rows)
+        if self._shown != [found, kept, mutes]:
+            self._shown[:] = [found, kept, mutes]
+            self._show_firing(found)
+            self._show_rules(kept, mutes)
+        events = (await self._asker.named("web_alert_history", **self._of, skip=self._skip)).records
+        self._history.content = _events(events, with_skip=bool(self._skip))
+        self._paging.visible = bool(self._skip) or len(events) == HISTORY_PER_PAGE
+
+    def _show_firing(self, found: list[dict[str, Any]]) -> None:
+        self._firing.clear()
+        with self._firing:
+            if not found:
+                ui.html('<p class="empty">Nothing fires.</p>', sanitize=False)
+            for row in found:
+                is_muted = row["muted_until"].timestamp() > time.time()
+                with ui.element("div").classes("bar"):
+                    ui.html(_alert(row, is_muted=is_muted), sanitize=False).classes("grow")
+                    about = f"{row['rule']}, {row['device'] or row['gateway']}"
+                    subject = Subject(row["device"], row["metric"], row["gateway"])
+                    if not row["acknowledged_by"]:
+                        _named("Acknowledge", about, partial(self._say, "acknowledged", row["rule"], subject))
+                    _named(*_mute(is_muted=is_muted), about, partial(self._mute, row["rule"], subject, is_muted))
+                    _named("History", about, partial(self._history_of, row["rule"], subject))
+
+    def _show_rules(self, kept: list[dict[str, Any]], mutes: dict[str, Any]) -> None:
+        self._rules.clear()
+        with self._rules:
+            if not kept:
+                ui.html('<p class="empty">No rule is kept here yet. Make one below.</p>', sanitize=False)
+            for row in kept:
+                name, until = row["name"], mutes.get(row["name"])
+                try:
+                    rule = of_json(row["rule"])
+                    said = f"fires if {described(rule)} · {rule.severity} · tells {', '.join(rule.notify)}"
+                except ConfigError as error:
+                    rule, said = None, f"cannot be used: {error}"
+                with ui.element("div").classes("bar"):
+                    muted = f'<br><span class="small warn">muted until {frame.when(until)} UTC</span>' if until else ""
+                    ui.html(
+                        f'<b>{frame.safe(name)}</b><br><span class="small wrap">{frame.safe(said)}</span>{muted}',
+                        sanitize=False,
+                    ).classes("grow")
+                    if rule is not None:
+                        _named("Edit", name, partial(self.form.edit, rule))
+                    _named(*_mute(is_muted=bool(until)), name, partial(self._mute, name, Subject(), bool(until)))
+                    _named("Remove", name, partial(self._remove, name))
+
+    async def _say(self, kind: str, rule: str, subject: Subject, until_ms: int = 0) -> None:
+        async with self.trouble.told():
+            await self._asker.act(lambda client: Store(client).say(kind, rule, subject, BY, _now_ms(), until_ms))
+            await self.refresh()
+
+    async def _mute(self, rule: str, subject: Subject, is_muted: bool) -> None:
+        until_ms = 0 if is_muted else _now_ms() + self._mute_s.value * 1000
+        await self._say("muted", rule, subject, until_ms)
+
+    async def _remove(self, name: str) -> None:
+        async with self.trouble.told():
+            await self._asker.act(lambda client: Store(client).set_rule(name, None, BY, _now_ms()))
+            await self.refresh()
+
+    async def _history_of(self, rule: str, subject: Subject) -> None:
+        self._of, self._all.visible = {"rule": rule, **subject._asdict()}, True
+        self._about.content = f"<h2>History of {frame.safe(rule)}, {frame.safe(subject)}</h2>"
+        ui.run_javascript("document.getElementById('history').scrollIntoView()")
+        await self._turn(-self._skip)
+
+    async def _history_of_all(self) -> None:
+        self._of, self._all.visible = {}, False
+        self._about.content = "<h2>History</h2>"
+        await self._turn(-self._skip)
+
+    async def _turn(self, by: int) -> None:
+        self._skip = max(self._skip + by, 0)
+        async with self.trouble.told():
+            await self.refresh()
 
 
-def _over(found: list[dict[str, Any]]) -> str:
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _named(text: str, about: str, act: Callable[[], Any]) -> None:
+    """A button that says what it is about to who does not see where it stands."""
+    frame.button(text, act).props(f'aria-label="{frame.safe(f"{text}: {about}")}"')
+
+
+def _mute(*, is_muted: bool) -> tuple[str]:
+    return ("Unmute" if is_muted else "Mute",)
+
+
+def _alert(row: dict[str, Any], *, is_muted: bool) -> str:
+    kind = {"critical": "bad", "warning": "warn"}.get(row["severity"], "")
+    said = [f"noticed {frame.when(row['since'])} UTC"]
+    said += [f"acknowledged by {frame.safe(row['acknowledged_by'])}"] if row["acknowledged_by"] else []
+    said += [f"muted until {frame.when(row['muted_until'])} UTC"] if is_muted else []
+    return (
+        f'<b class="{kind}">{frame.safe(row["severity"])}</b> · <b>{frame.safe(row["rule"])}</b><br>'
+        f'<span class="wrap">{frame.safe(row["text"])}</span><br>'
+        f'<span class="small soft">{" · ".join(said)}</span>'
+    )
+
+
+def _events(found: list[dict[str, Any]], *, with_skip: bool) -> str:
     if not found:
-        return '<p class="empty">No alert has ended in the last 7 days.</p>'
+        said = "There is nothing earlier." if with_skip else "Nothing has happened yet."
+        return f'<p class="empty">{said}</p>'
     rows = [
-        (frame.when(row["since"]), frame.safe(row["rule"]), f'<span class="wrap">{frame.safe(row["text"])}</span>')
+        (
+            frame.when(row["at"]),
+            frame.safe(row["rule"]),
+            _SAID.get(row["kind"], frame.safe(row["kind"])),
+            f'<span class="wrap">{frame.safe(row["text"])}{_until(row)}</span>',
+            frame.safe(", ".join(row["told"])),
+        )
         for row in found
     ]
-    return frame.table(("Since (UTC)", "Rule", "What"), rows)
+    return frame.table(("When (UTC)", "Rule", "What", "Said", "Told"), rows)
 
 
-def _rules(box: ui.element, kept: list[dict[str, Any]], remove: Any) -> None:
-    box.clear()
-    with box:
-        if not kept:
-            ui.html('<p class="empty">No rules are kept here yet. Write one below.</p>', sanitize=False)
-        for row in kept:
-            with ui.element("div").classes("bar"):
-                said = f"by {frame.safe(row['changed_by'])}, {frame.when(row['changed_at'])} UTC"
-                ui.html(
-                    f'<b>{frame.safe(row["name"])}</b> <span class="small soft">{said}</span><br>'
-                    f'<code class="wrap">{frame.safe(row["rule"])}</code>',
-                    sanitize=False,
-                ).classes("grow")
-                frame.button("Remove", partial(remove, row["name"])).props(
-                    f'aria-label="Remove the rule {frame.safe(row["name"])}"'
-                )
-
-
-def _editor(asker: Asker, trouble: frame.Trouble) -> None:
-    with ui.element("section").classes("card"):
-        ui.html(
-            "<h2>A rule</h2><p class='small soft'>As in alerts.toml, one rule. What is saved under a name that is there"
-            " replaces it.</p>",
-            sanitize=False,
-        )
-        with ui.element("div").classes("bar"):
-            name = ui.input("Name", value="").props("outlined dense maxlength=128").classes("grow")
-            kind = ui.select(list(TEMPLATES), value="threshold", label="Kind").props("outlined dense")
-            severity = ui.select(["info", "warning", "critical"], value="warning", label="Severity").props(
-                "outlined dense"
-            )
-        text = (
-            ui.textarea("Keys (TOML)", value=TEMPLATES["threshold"])
-            .props('outlined autogrow spellcheck=false input-style="font-family:var(--mono)"')
-            .style("width:100%")
-        )
-        kind.on_value_change(lambda event: text.set_value(TEMPLATES[event.value]))
-        outcome = frame.part()
-
-        def written() -> AnyRule:
-            try:
-                keys = tomllib.loads(text.value)
-            except tomllib.TOMLDecodeError as error:
-                raise ConfigError(f"The keys are not valid TOML: {error}") from error
-            given = {"name": name.value.strip(), "kind": kind.value, "severity": severity.value, **keys}
-            try:
-                return of_json(json.dumps(given, default=str))
-            except ConfigError as error:
-                raise ConfigError(str(error).replace(f"{kind.value}.", "").replace("\n", "; ")) from error
-
-        async def check() -> None:
-            async with trouble.told("rule"):
-                rule = written()
-                outcome.content = await asker.act(lambda client: _tried(client, rule))
-
-        async def save() -> None:
-            async with trouble.told("rule"):
-                rule = written()
-                now_ms = time.time_ns() // 1_000_000
-                await asker.act(lambda client: Store(client).set_rule(rule.name, rule, BY, now_ms))
-                outcome.content = f'<p class="small">Saved {frame.safe(rule.name)}.</p>'
-
-        with ui.element("div").classes("bar"):
-            frame.button("Try it", check)
-            frame.button("Save", save, strong=True)
-
-
-def _tried(client: Client, rule: AnyRule) -> str:
-    """What a rule sees now."""
-    found = condition(rule, time.time_ns() // 1_000_000).ask(client)
-    firing = sorted((each for each in found if each.fires), key=lambda each: each.subject)
-    if not found:
-        return '<p class="small">There is nothing it could look at now: check its names, or wait for readings.</p>'
-    said = "".join(f"<li>{frame.safe(sentence(rule, each))}</li>" for each in firing[:SHOWN_MAX])
-    more = f"<li>and {len(firing) - SHOWN_MAX:,} more</li>" if len(firing) > SHOWN_MAX else ""
-    counted = f"It sees {len(found):,}, and would fire for {len(firing):,}."
-    return f'<p class="small">{counted}</p><ul class="small">{said}{more}</ul>'
+def _until(row: dict[str, Any]) -> str:
+    if row["kind"] != "muted":
+        return ""
+    about = frame.safe(row["device"] or row["gateway"] or "all of the rule")
+    return f", {about}: " + (f"until {frame.when(row['until'])}" if row["until"] > row["at"] else "ended")

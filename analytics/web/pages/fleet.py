@@ -3,13 +3,13 @@
 import math
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import Request
 from nicegui import ui
 
 from analytics.web import charts, frame
 from analytics.web.asking import Asker
+from analytics.web.pages.explorer import address_of
 
 DEVICES_SHOWN = 50
 SILENT_S = 60
@@ -26,13 +26,6 @@ async def build(asker: Asker, request: Request) -> None:
     with ui.element("section").classes("card"):
         ui.html("<h2>Gateways</h2>", sanitize=False)
         gateways = frame.part().classes("scroll")
-    with ui.element("section").classes("card") as map_card:
-        ui.html(
-            '<h2>Map</h2><p class="small soft" style="margin:0">Longitude and latitude as devices report them.</p>',
-            sanitize=False,
-        )
-        box = ui.element("div").style("width:100%")
-    map_card.visible = False
     with ui.element("section").classes("card"):
         with ui.element("div").classes("bar"):
             ui.html("<h2>Devices</h2>", sanitize=False).classes("grow")
@@ -43,6 +36,13 @@ async def build(asker: Asker, request: Request) -> None:
             frame.button("Previous", lambda: turn(-DEVICES_SHOWN))
             frame.button("Next", lambda: turn(DEVICES_SHOWN))
     paging.visible = False
+    with ui.element("section").classes("card") as map_card:
+        ui.html(
+            '<h2>Map</h2><p class="small soft" style="margin:0">Longitude and latitude as devices report them.</p>',
+            sanitize=False,
+        )
+        box = ui.element("div").style("width:100%")
+    map_card.visible = False
     skip = 0
 
     async def show_gateways() -> None:
@@ -125,8 +125,8 @@ def _gateways(found: list[dict[str, Any]]) -> str:
                 state,
                 frame.ago(row["seconds_ago"]),
                 f"{frame.number(row['rate'])} /s",
-                f"{row['spool_records']:,} ({frame.size(row['spool_bytes'])})",
-                f"{row['lag_s']:,.1f} s",
+                f"{row['spool_records']:,} ({frame.size(row['spool_bytes'])})" if row["spool_records"] else "0",
+                f"{row['lag_s']:,.1f} s" if row["spool_records"] else "none",
                 f"{row['losses']:,}",
                 f"{row['thinned']:,}",
             )
@@ -146,11 +146,9 @@ def _devices(found: list[dict[str, Any]], search: str, skip: int) -> str:
     rows = []
     for row in found:
         device = str(row["device"])
-        metrics = ",".join(name for name, value, _, _ in row["readings"] if not math.isnan(value))
-        link = f"/explorer?devices={quote(device)}&amp;metrics={quote(metrics.split(',')[0])}"
         rows.append(
             (
-                f'<a href="{link}">{frame.safe(device)}</a>',
+                f'<a href="{frame.safe(address_of(row))}">{frame.safe(device)}</a>',
                 f'<div class="values">{"".join(_value(*one) for one in row["readings"][:VALUES_SHOWN])}</div>',
                 f'<span title="{frame.when(row["seen"])} UTC">{_seen(row["seen"])}</span>',
             )

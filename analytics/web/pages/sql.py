@@ -1,7 +1,7 @@
 """SQL: any statement that reads, with its result as a table or a chart.
 
-Read-only twice: by the setting `readonly`, and by the rights of the user in the dashboard's ClickHouse URL, which is
-what also keeps table functions such as url() from being used. A result has at most `ROWS_MAX` rows.
+Read-only twice: by the setting `readonly`, and by an allow list (analytics/web/reading.py), which also keeps table
+functions such as url() from being used. A result has at most `ROWS_MAX` rows.
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +24,8 @@ from telemetry.errors import FieldlineError
 
 ROWS_MAX = 2000
 RESULT_PX = 440
+LINES_MAX = 12
+BARS_MAX = 200
 FIRST = "SELECT device, metric, value, unit, measured_at\nFROM fieldline.latest\nORDER BY device, metric"
 SHOWN_CHARACTERS_MAX = 1000
 
@@ -96,7 +98,7 @@ class Sql:
 
         async def asked(text: str) -> Table:
             try:
-                return await asker.statement(text, _LIMITS)
+                return await asker.statement(text, _LIMITS, ROWS_MAX + 1)
             except FieldlineError as error:
                 if (at := position(str(error))) is not None:
                     ui.run_javascript(f"fieldline.jump({editor.id}, {editor.value.find(text) + at})")
@@ -141,7 +143,8 @@ _LIMITS: Mapping[str, int | str] = {
 
 
 def _statement(text: str) -> str:
-    return text.strip().rstrip(";").strip()
+    """Without what only other tools need at its end."""
+    return re.sub(r"\s+FORMAT\s+\w+$", "", text.strip().rstrip(";").strip(), flags=re.IGNORECASE)
 
 
 def _examples(statements: Statements) -> dict[str, str]:
@@ -226,38 +229,61 @@ def _drawable(found: Table) -> bool:
 
 
 def _plot(found: Table) -> dict[str, Any]:
-    """Numbers over the first column that is a time, else bars by the first that is no number."""
-    times = [at for at in range(len(found.names)) if isinstance(found.rows[0][at], date)]
-    numbers = _numbers(found)[:8]
-    if times:
-        x, kind = times[0], "line"
-        rows = sorted((row for row in found.rows[:ROWS_MAX] if row[x] is not None), key=lambda row: row[x])
-    else:
-        x = next((at for at in range(len(found.names)) if at not in numbers), numbers[0])
-        kind, rows = "bar", found.rows[:200]
-        numbers = [at for at in numbers if at != x] or numbers
-    labels = [str(_cell(row[x])) for row in rows]
+    """Numbers over the first column that is a time, a line for each; else bars by the first that is no number.
+
+    One number over time with a text beside it is a line for each text: rows of several devices are no zigzag.
+    """
     grey = {"color": charts.GREY}
+    times = [at for at in range(len(found.names)) if isinstance(found.rows[0][at], date)]
+    kind, rows = ("line", found.rows[:ROWS_MAX]) if times else ("bar", found.rows[:BARS_MAX])
+    lines = _lines(found, rows, times[0]) if times else _bars(found, rows)
     return {
         "animation": False,
+        "useUTC": True,
         "textStyle": {"fontFamily": "inherit"},
         "color": list(charts.PALETTE),
         "legend": {"type": "scroll", "top": 0, "left": 0, "textStyle": grey},
         "tooltip": {"trigger": "axis", "className": "tip", "confine": True},
         "grid": {"left": 72, "right": 18, "top": 44, "bottom": 32},
-        "xAxis": {"type": "category", "data": labels, "axisLabel": grey | {"hideOverlap": True}},
+        "xAxis": {"type": "time" if times else "category", "axisLabel": grey | {"hideOverlap": True}},
         "yAxis": {
             "type": "value",
-            "scale": kind == "line",
+            "scale": bool(times),
             "axisLabel": grey,
             "splitLine": {"lineStyle": {"color": "rgba(128,136,148,.22)"}},
         },
         "dataZoom": [{"type": "inside"}],
         "series": [
-            {"type": kind, "name": found.names[at], "symbol": "none", "data": [_cell(row[at]) for row in rows]}
-            for at in numbers
+            {"type": kind, "name": name, "symbol": "none", "data": data}
+            for name, data in list(lines.items())[:LINES_MAX]
         ],
     }
+
+
+def _lines(found: Table, rows: list[tuple[Any, ...]], time_at: int) -> dict[str, list[list[Any]]]:
+    """Name -> (milliseconds, value), ascending."""
+    numbers = _numbers(found)
+    texts = [at for at in range(len(found.names)) if isinstance(found.rows[0][at], str)]
+    lines: dict[str, list[list[Any]]] = {}
+    for row in sorted((row for row in rows if row[time_at] is not None), key=lambda row: row[time_at]):
+        for at in numbers:
+            name = str(row[texts[0]]) if texts and len(numbers) == 1 else found.names[at]
+            lines.setdefault(name, []).append([_milliseconds(row[time_at]), _cell(row[at])])
+    return dict(sorted(lines.items())) if texts else lines
+
+
+def _milliseconds(at: date) -> int:
+    """As ClickHouse's times come: in UTC where they state no zone."""
+    moment = at if isinstance(at, datetime) else datetime(at.year, at.month, at.day)  # noqa: DTZ001 - see above
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _bars(found: Table, rows: list[tuple[Any, ...]]) -> dict[str, list[list[Any]]]:
+    """Name -> (label, value)."""
+    numbers = _numbers(found)
+    label = next((at for at in range(len(found.names)) if at not in numbers), numbers[0])
+    shown = [at for at in numbers if at != label] or numbers
+    return {found.names[at]: [[str(_cell(row[label])), _cell(row[at])] for row in rows] for at in shown}
 
 
 def position(text: str) -> int | None:

@@ -1,8 +1,9 @@
 """Profiles: examples of what the products publish, and that the docs show what a profile stands for.
 
 A case is a folder `tests/cases/profiles/PROFILE/NAME` with a file `payload` and a file `expected.json`: its topic, the
-device, and readings as [metric, value or text, measured_at in ms, quality, unit if any]. A file `mapping.toml` has what
-the mapping says besides the profile.
+device, and readings as [metric, value or text, measured_at in ms, quality, unit if any]; `received_at` in ms, if it
+matters when it came. A file `mapping.toml` has what the mapping says besides the profile. `captured`: a device sent
+this payload, and somebody showed it there; the others were made after the makers' documents.
 """
 
 import json
@@ -32,7 +33,8 @@ def test_case(case: Path) -> None:
     options = case / "mapping.toml"
     own = tomllib.loads(options.read_text()) if options.exists() else {}
     decode = Decoder.alone(config({"profile": case.parent.name, **own}))
-    columns, series = decode(Chunk(RECEIVED_AT_MS, [expected["topic"]], [(case / "payload").read_bytes()], [0]))
+    received_at = expected.get("received_at", RECEIVED_AT_MS)
+    columns, series = decode(Chunk(received_at, [expected["topic"]], [(case / "payload").read_bytes()], [0]))
     assert not columns.dead
     assert {each.device for each in series} <= {expected["device"]}
     assert [
@@ -45,6 +47,16 @@ def test_case(case: Path) -> None:
         )
         for at in range(len(columns))
     ] == [(*reading, "")[:5] for reading in expected["readings"]]
+
+
+def test_what_a_device_sends_that_is_no_json_is_a_dead_letter_with_its_bytes() -> None:
+    """Tasmota 9.5.0 did, https://github.com/arendst/Tasmota/issues/12552."""
+    payload = b'{"Time":"2021-07-03T23:47:17","AM2320":{"Temperature":,"Humidity":},"TempUnit":"C"}'
+    decode = Decoder.alone(config({"profile": "tasmota"}))
+    columns, _ = decode(Chunk(RECEIVED_AT_MS, ["tele/balcony/SENSOR"], [payload], [0]))
+    [(_, letter)] = columns.dead.items()
+    assert letter.raw == payload
+    assert "JSON" in letter.reason
 
 
 def test_every_profile_has_cases_and_is_shown_in_the_docs_as_it_is() -> None:

@@ -4,7 +4,7 @@ import ssl
 from urllib.parse import quote
 
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError, ProgrammingError
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, SSLError
@@ -96,6 +96,14 @@ def _because(cause: BaseException) -> OperationalError:
             "failed: reset",
         ),
         (DatabaseError("HTTP driver received HTTP status 404"), "is no ClickHouse.*404"),
+        (ProgrammingError("Setting x is readonly"), "user ann: Setting x is readonly. Use another user"),
+        (
+            DatabaseError(
+                "HTTP driver received HTTP status 404, server response: Code: 47, e.displayText() = DB::Exception:"
+                " Unknown identifier: readonly, e.what() = DB::Exception (for url http://ch:8123)"
+            ),  # what ClickHouse 18.16 says
+            "asked first: Unknown identifier: readonly. It is too old for Fieldline; upgrade it",
+        ),
     ],
 )
 def test_errors_are_sentences(error, said):

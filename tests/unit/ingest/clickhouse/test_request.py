@@ -15,7 +15,8 @@ def test_parameters_are_told_from_settings() -> None:
         "POST",
         "/",
         b"query=SELECT+%7Bx:Int8%7D&param_x=4&database=d&max_threads=2&query_id=q&enable_http_compression=1"
-        b"&default_format=JSON&wait_end_of_query=1&session_id=s&session_timeout=9",
+        b"&default_format=JSON&wait_end_of_query=1&session_id=s&session_timeout=9&compress=1&decompress=0"
+        b"&client_protocol_version=54460",
         {"accept-encoding": "gzip, zstd"},
     )
     assert found.query == b"SELECT {x:Int8}"
@@ -26,6 +27,8 @@ def test_parameters_are_told_from_settings() -> None:
     assert (found.session_id, found.session_timeout_s) == ("s", 9.0)
     assert found.accept_encoding == "gzip, zstd"
     assert not found.readonly
+    assert (found.framed_answer, found.framed_body, found.protocol_revision) == (True, False, 54460)
+    assert parse("POST", "/", b"client_protocol_version=x", {}).protocol_revision == 0
 
 
 def test_compression_is_used_only_when_the_client_enables_it() -> None:
@@ -47,8 +50,6 @@ def test_credentials_come_in_three_ways(query: bytes, headers: dict[str, str]) -
 @pytest.mark.parametrize(
     ("query", "code"),
     [
-        (b"compress=1", 48),
-        (b"decompress=1", 48),
         (b"a;b=1", 115),
         (b"query_id=%00", 36),
         (b"session_timeout=x", 374),

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.clickhouse.hello import asks_hello
 from ingest.clickhouse.statement import (
     Insert,
     Statement,
@@ -130,3 +131,11 @@ def test_any_data_stays_as_it_is(data: bytes, value: str) -> None:
     found = parse(head + data)
     assert isinstance(found, Insert)
     assert found.data_at == len(head)
+
+
+def test_the_hello_of_a_client_in_go() -> None:
+    asked = b"SELECT displayName(), version(), revision(), timezone()"
+    assert asks_hello(asked, 54460, "Native")
+    assert asks_hello(b"select displayName(),version(),revision(),timezone()", 54454, "Native")
+    for text, revision, name in ((asked, 54405, "Native"), (asked, 54460, "JSON"), (asked + b", 1", 54460, "Native")):
+        assert not asks_hello(text, revision, name)
