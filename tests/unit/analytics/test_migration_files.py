@@ -19,7 +19,7 @@ def test_every_statement_can_be_repeated_and_names_its_objects_in_full():
             head = " ".join(statement.split("\n")[:2])
             repeatable = (
                 r"CREATE (TABLE|VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW|"
-                r"ALTER TABLE(?=.* (COLUMN IF NOT EXISTS|INDEX IF NOT EXISTS|COMMENT COLUMN|MODIFY TTL) )"
+                r"ALTER TABLE(?=.* ((COLUMN|INDEX) IF NOT EXISTS|COMMENT COLUMN|MODIFY TTL|MODIFY SETTING) )"
             )
             assert re.match(rf"({repeatable}) fieldline\.\w+ ", head), head
 
