@@ -6,35 +6,27 @@ waves with noise, as sensors send them; one metric is a counter. Each slice is t
 analytics rollup --follow` does. `python -m bench.dashboard --readings 10000000` takes fewer readings, `--seconds 100`
 stops making them after so long, to go on at the next call.
 
-Pages are those of analytics/web, the dashboards and variables of analytics/grafana.py, and the named queries that
-neither asks. Each query is asked over HTTP by one client, as a page does, ROUNDS times after one that does not count.
+bench/questions.py has the queries. Each is asked over HTTP by one client, as a page does, ROUNDS times after one that
+does not count.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from analytics import grafana
-from analytics.alerts.conditions import Condition, condition
-from analytics.alerts.rules import of_json
 from analytics.migrate import migrate
-from analytics.queries import ask, load
+from analytics.queries import ask
 from analytics.rollup import backfill, is_kept, roll_up
-from analytics.web import charts
-from analytics.web.pages import custody, explorer
 from bench.figure import Figure, Table
+from bench.questions import Question, questions
 from ingest.clickhouse.client import Client, connect
 from proof.ports import free_ports
 
@@ -62,118 +54,6 @@ METRICS = (  # name, unit, mean, amplitude of the daily wave, noise, decimals
     ("energy", "kWh", 0.0, 0.0, 0.0, 1),
 )
 PER_STEP = DEVICES * len(METRICS)
-DEVICE, OTHERS = "turbine-0500", [f"turbine-{number:04d}" for number in range(100, 110)]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A query as a page asks it. ask: gives the number of rows."""
-
-    page: str
-    what: str
-    query: str
-    ask: Callable[[Client], int]
-
-
-def questions(end: datetime) -> list[Question]:
-    """What the pages ask when the newest readings are of just before `end`."""
-    return [*_pages(end), *_rules(end), *_grafana(end), *_others(end)]
-
-
-def _named(page: str, what: str, query: str, given: dict[str, Any] | None = None) -> Question:
-    return Question(page, what, query, lambda client: int(ask(client, query, **(given or {})).row_count))
-
-
-def _before(end: datetime, hours: float) -> dict[str, Any]:
-    return {"begin": end - timedelta(hours=hours), "end": end}
-
-
-def _pages(end: datetime) -> Iterator[Question]:
-    """What analytics/web/pages ask."""
-    one = {"devices": [DEVICE], "metrics": ["power"]}
-    many = {"devices": OTHERS[:4], "metrics": [metric[0] for metric in METRICS[:4]]}
-    yield _named("Fleet", "", "web_gateways")
-    yield _named("Fleet", "1,000 devices", "web_devices")
-    yield _named("Fleet", "found by a part of the name", "web_devices", {"search": "0500"})
-    yield _named("Fleet", "", "web_places")
-    yield _named("Explorer", "", "web_choices")
-    for name, chosen in (("a series", one), (f"{explorer.SERIES_MAX} series", many)):
-        yield _named("Explorer", name, "web_selected", chosen)
-        for span, span_s in explorer.SPANS.items():
-            step_ms = charts.step_ms(span_s * 1000, explorer.POINTS)
-            end_ms = int(end.timestamp() * 1000)
-            given = chosen | {"begin_ms": end_ms - span_s * 1000, "end_ms": end_ms, "step_ms": step_ms}
-            yield _named("Explorer", f"{name}, {span}", _series(step_ms), given)
-    yield _named("Custody", "20 gateways", "accounting")
-    yield _named("Custody", "", "web_dead_letters")
-    yield _named("Custody", "", "web_letters", {"kind": "field … is no number"})
-    yield _named("Custody", "", "losses", {"limit": custody.LOSSES_MAX})
-    yield _named("Alerts", "", "web_alerts")
-    yield _named("Alerts", "", "web_alert_rules")
-    yield _named("SQL", "", "web_words")
-
-
-def _series(step_ms: int) -> str:
-    """The query of the coarsest table which still has the step."""
-    return f"web_series_{'raw' if step_ms < 60_000 else '1m' if step_ms < 3_600_000 else '1h'}"
-
-
-def _rules(end: datetime) -> Iterator[Question]:
-    """Rules that are tried on the page, each over all devices."""
-    now_ms = int(end.timestamp() * 1000)
-    limit = {"name": "r", "metric": "power", "above": 1500}
-    for rule in (
-        {"kind": "threshold", "for_s": 600, **limit},
-        {"kind": "rate", **limit},
-        {"kind": "anomaly", "name": "r", "metric": "power"},
-        {"kind": "silence", "name": "r", "after_s": 600},
-        {"kind": "silence", "name": "r", "after_s": 600, "of": "gateway"},
-        {"kind": "dead_letters", "name": "r"},
-    ):
-        asked = condition(of_json(json.dumps(rule)), now_ms)
-        yield Question("Alerts", "1,000 devices", f"rule: {rule['kind']}", partial(_subjects, asked))
-
-
-def _subjects(asked: Condition, client: Client) -> int:
-    return len(asked.ask(client))
-
-
-def _grafana(end: datetime) -> Iterator[Question]:
-    """What Grafana's dashboards ask, for a day."""
-    panels = {panel.query for _, panels in grafana.DASHBOARDS.values() for panel in panels}
-    given = {"device": DEVICE, "devices": [DEVICE], "metric": "power", "metrics": ["power"]} | _before(end, 24)
-    for query in sorted(panels):
-        wanted = {parameter.name for parameter in load(query).parameters}
-        yield _named("Grafana", "a day", query, {name: value for name, value in given.items() if name in wanted})
-    for name, sql in grafana.VARIABLES.items():
-        yield Question("Grafana", "", f"variable: {name}", partial(_rows, sql))
-
-
-def _rows(sql: str, client: Client) -> int:
-    return int(client.query(sql).row_count)
-
-
-def _others(end: datetime) -> Iterator[Question]:
-    """Named queries, over longer ranges."""
-    hour, day, week = (_before(end, hours) for hours in (1, 24, 7 * 24))
-    one = {"device": DEVICE, "metric": "power"}
-    five = {"devices": [DEVICE], "metrics": [metric[0] for metric in METRICS[:5]]}
-    ten = {"devices": OTHERS, "metrics": ["power"]}
-    yield _named("", "1,000 devices", "devices")
-    yield _named("", "", "metrics")
-    yield _named("", "1,000 devices", "metric_latest", {"metric": "power"})
-    for name, span in (("an hour", hour), ("a day", day), ("a week", week)):
-        yield _named("", f"5 metrics, {name}", "series", five | span)
-        yield _named("", f"10 devices, {name}", "series", ten | span)
-    yield _named("", "a week by 10 min", "resample", one | week | {"step_s": 600, "fill": "linear"})
-    yield _named("", "a week", "lttb", one | week)
-    yield _named("", "a week by hour", "rate", {"device": DEVICE, "metric": "energy", "step_s": 3600} | week)
-    yield _named("", "a week by hour", "time_weighted", one | week)
-    yield _named("", "a week", "as_of", one | week | {"other": "wind_speed"})
-    yield _named("", "a week by hour", "percentiles", one | week)
-    yield _named("", "a week", "histogram", one | week)
-    yield _named("", "an hour", "top_devices", {"metric": "power"} | hour)
-    yield _named("", "a week", "top_devices", {"metric": "power"} | week)
 
 
 def run(_directory: Path, readings: int = READINGS) -> list[Figure | Table]:
@@ -325,7 +205,9 @@ def measure(client: Client, readings: int, rounds: int = ROUNDS) -> list[Figure 
     stored, begin = _stored(client)
     end = begin + timedelta(seconds=stored // PER_STEP * STEP_S)
     _take_in(client)
-    rows = [(question, *_asked(client, question, rounds)) for question in questions(end)]
+    rows = [
+        (question, *_asked(client, question, rounds)) for question in questions(end, [metric[0] for metric in METRICS])
+    ]
     books = ask(client, "accounting").named_results()
     assert all(row["identity_holds"] for row in books), "the books of the generated readings do not balance"
     at_rest = {row["table"]: row for row in ask(client, "storage").named_results()}
