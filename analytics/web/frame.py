@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import Request
-from nicegui import Client, ui
+from nicegui import Client, app, ui
 
 from analytics.web.asking import Asker, Source
 from telemetry.errors import FieldlineError
@@ -34,6 +34,7 @@ class Page:
 
 def add(source: Source, pages: Sequence[Page], *, signed_in: bool) -> None:
     """Make the pages known to NiceGUI."""
+    app.config.quasar_config["loadingBar"]["skipHijack"] = True  # no bar runs over the page while it is live
     head = (
         f"<style>{files('analytics.web').joinpath('style.css').read_text()}</style>"
         f"<script>{files('analytics.web').joinpath('page.js').read_text()}</script>"

@@ -292,6 +292,8 @@ async def use_phone(browser: Browser, page: Page, base: str) -> None:
         await expect(small.locator("h1")).to_be_visible()
         assert await small.evaluate("document.documentElement.scrollWidth") <= 360, path
         assert await small.evaluate("document.body.classList.contains('body--dark')"), path
+        if path == "/sql":
+            await expect(small.locator(".cm-content")).to_have_attribute("aria-label", "SQL statement", timeout=SOON_MS)
         await can_be_used_by_all(small)
     await phone.close()
 

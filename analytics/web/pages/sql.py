@@ -79,7 +79,7 @@ class Sql:
                 async with trouble.told():
                     found = await asked(text)
                     status.text = _said(found, time.monotonic() - began)
-                    result.visible = True
+                    result.visible = bool(found.rows)
                     _show(found, table_box, chart_box)
                     as_chart.set_visibility(_drawable(found))
                     turn(chart=chart_box.visible and _drawable(found))
@@ -126,6 +126,7 @@ class Sql:
                 editor.value = _example(key)
 
         async def words() -> None:
+            ui.run_javascript(f"fieldline.editor({editor.id})")
             async with trouble.told("words"):
                 found = (await asker.named("web_words")).rows
                 ui.run_javascript(f"fieldline.complete({editor.id}, {json.dumps([list(row) for row in found])})")
