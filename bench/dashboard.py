@@ -1,11 +1,13 @@
-"""The named queries of a dashboard over 100 million readings: how long each takes, and what a reading takes on disk.
+"""Every query that a page asks, over 100 million readings: how long it takes, and what a reading takes on disk.
 
 1,000 devices with 10 metrics each, a reading a minute, 20 gateways. The engine makes the readings itself, in slices as
 a worker inserts them, into var/bench-dashboard-N, and keeps them there: a second run only asks. Values are rounded
-waves with noise, as sensors send them; one metric is a counter. `python -m bench.dashboard --readings 10000000` takes
-fewer readings, `--seconds 100` stops making them after so long, to go on at the next call.
+waves with noise, as sensors send them; one metric is a counter. Each slice is taken into the rollups, as `fieldline
+analytics rollup --follow` does. `python -m bench.dashboard --readings 10000000` takes fewer readings, `--seconds 100`
+stops making them after so long, to go on at the next call.
 
-Each query is asked over HTTP by one client, as a page does, ROUNDS times after one that does not count.
+bench/questions.py has the queries. Each is asked over HTTP by one client, as a page does, ROUNDS times after one that
+does not count.
 """
 
 import argparse
@@ -15,16 +17,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from analytics.migrate import migrate
 from analytics.queries import ask
+from analytics.rollup import backfill, is_kept, roll_up
 from bench.figure import Figure, Table
+from bench.questions import Question, questions
 from ingest.clickhouse.client import Client, connect
 from proof.ports import free_ports
 
@@ -32,6 +34,8 @@ READINGS = 100_000_000
 DEVICES, GATEWAYS = 1000, 20
 STEP_S = 60
 SLICE_STEPS = 100
+COMMIT_MS = 1600
+"""After the begin of a step, in which all devices measure within a second."""
 SPAN = timedelta(days=7)
 LETTERS_PER_GATEWAY = 500
 ROUNDS = 9
@@ -50,54 +54,6 @@ METRICS = (  # name, unit, mean, amplitude of the daily wave, noise, decimals
     ("energy", "kWh", 0.0, 0.0, 0.0, 1),
 )
 PER_STEP = DEVICES * len(METRICS)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A query as a page asks it."""
-
-    page: str
-    what: str
-    query: str
-    given: dict[str, Any]
-
-
-def questions(end: datetime) -> list[Question]:
-    """What the pages ask when the newest readings are of just before `end`."""
-    device, other = "turbine-0500", [f"turbine-{number:04d}" for number in range(100, 110)]
-    hour, day, week = ({"begin": end - timedelta(hours=hours), "end": end} for hours in (1, 24, 7 * 24))
-    one = {"device": device, "metric": "power"}
-    five = {"devices": [device], "metrics": [metric[0] for metric in METRICS[:5]]}
-    return [
-        Question("fleet", "", "gateways", {}),
-        Question("fleet", "a day", "throughput", day),
-        Question("fleet", "an hour", "ingest_latency", hour),
-        Question("fleet", "", "devices", {}),
-        Question("fleet", "", "storage", {}),
-        Question("device", "", "device_latest", {"device": device}),
-        Question("device", "5 metrics, an hour", "series", five | hour),
-        Question("device", "5 metrics, a day", "series", five | day),
-        Question("device", "5 metrics, a week", "series", five | week),
-        Question("device", "a day", "readings", {"device": device} | day),
-        Question("explorer", "", "metrics", {}),
-        Question("explorer", "1,000 devices", "metric_latest", {"metric": "power"}),
-        Question("explorer", "10 devices, an hour", "series", {"devices": other, "metrics": ["power"]} | hour),
-        Question("explorer", "10 devices, a day", "series", {"devices": other, "metrics": ["power"]} | day),
-        Question("explorer", "10 devices, a week", "series", {"devices": other, "metrics": ["power"]} | week),
-        Question("explorer", "a week by 10 min", "resample", one | week | {"step_s": 600, "fill": "linear"}),
-        Question("explorer", "a week", "lttb", one | week),
-        Question("explorer", "a week by hour", "rate", {"device": device, "metric": "energy", "step_s": 3600} | week),
-        Question("explorer", "a week by hour", "time_weighted", one | week),
-        Question("explorer", "a week", "as_of", one | week | {"other": "wind_speed"}),
-        Question("explorer", "a week by hour", "percentiles", one | week),
-        Question("explorer", "a week", "histogram", one | week),
-        Question("explorer", "an hour", "top_devices", {"metric": "power"} | hour),
-        Question("explorer", "a week", "top_devices", {"metric": "power"} | week),
-        Question("custody", "", "accounting", {}),
-        Question("custody", "", "dead_letter_reasons", {"begin": end - timedelta(days=30)}),
-        Question("custody", "a day", "dead_letter_rate", day),
-        Question("custody", "", "losses", {}),
-    ]
 
 
 def run(_directory: Path, readings: int = READINGS) -> list[Figure | Table]:
@@ -136,13 +92,16 @@ def fill(client: Client, readings: int, seconds_max: float = float("inf")) -> bo
     """Make what is missing; returns whether all is there. `readings` is rounded up to whole steps."""
     steps = -(-readings // PER_STEP)
     stored, begin = _stored(client)
+    if not is_kept(client):
+        backfill(client, Console(quiet=True))
     began = time.monotonic()
     for number in range(-(-stored // PER_STEP // SLICE_STEPS), -(-steps // SLICE_STEPS)):
         if time.monotonic() - began > seconds_max:
             return False
         first = number * SLICE_STEPS
         client.command(_slice(begin, first, min(SLICE_STEPS, steps - first)))
-        client.command(_announcement(begin, number, first, min(SLICE_STEPS, steps - first)))
+        client.command(_announcement(begin, first, min(SLICE_STEPS, steps - first)))
+        roll_up(client)
         print(f"\r{(first + SLICE_STEPS) * PER_STEP:,} readings are made", end="", file=sys.stderr, flush=True)
     _settle(client, begin, steps)
     return True
@@ -166,7 +125,8 @@ def _slice(begin: datetime, first: int, steps: int) -> str:
             {first} + number % {steps} AS step,
             intDiv(number, {steps}) % {len(METRICS)} + 1 AS m,
             intDiv(number, {steps * len(METRICS)}) AS d,
-            {int(begin.timestamp())} * 1000 + step * {STEP_S * 1000} + cityHash64(d) % 1000 AS at_ms,
+            {int(begin.timestamp())} * 1000 + step * {STEP_S * 1000} AS begin_ms,
+            begin_ms + cityHash64(d) % 1000 AS at_ms,
             cityHash64(number, {first}) AS drawn,
             fromUnixTimestamp64Milli(toInt64(at_ms), 'UTC') AS at
         SELECT
@@ -174,7 +134,7 @@ def _slice(begin: datetime, first: int, steps: int) -> str:
             {list(names)}[m],
             at,
             at + toIntervalMillisecond(20 + drawn % 500),
-            at + toIntervalMillisecond(600 + drawn % 1000),
+            fromUnixTimestamp64Milli(toInt64(begin_ms + {COMMIT_MS}), 'UTC'),
             if(
                 m = {len(METRICS)},
                 floor(step * (5 + d % 20) / 10, 1),
@@ -193,19 +153,21 @@ def _slice(begin: datetime, first: int, steps: int) -> str:
     """
 
 
-def _announcement(begin: datetime, number: int, first: int, steps: int) -> str:
+def _announcement(begin: datetime, first: int, steps: int) -> str:
+    """The settled intents of a slice: each step was a commit."""
     per_gateway = PER_STEP // GATEWAYS
-    at_s = int(begin.timestamp()) + (first + steps) * STEP_S
     return f"""
         INSERT INTO fieldline.intents
+        WITH number + {first} AS step, toDateTime64({int(begin.timestamp())} + step * {STEP_S}, 3, 'UTC') AS at
         SELECT
-            'bench', {number}, 1, [0], toDateTime64({at_s}, 3, 'UTC') - toIntervalSecond(1),
+            'bench', step, 1, [0], at + toIntervalMillisecond({COMMIT_MS}),
             arrayMap(
                 g -> (concat('gateway-', leftPad(toString(g), 2, '0')), 'e1',
-                    {first * per_gateway + 1}, {(first + steps) * per_gateway}),
+                    step * {per_gateway} + 1, (step + 1) * {per_gateway}),
                 range({GATEWAYS})
             ),
-            toDateTime64({at_s - steps * STEP_S}, 3, 'UTC'), toDateTime64({at_s}, 3, 'UTC')
+            at, at + toIntervalSecond(1)
+        FROM numbers({steps})
     """
 
 
@@ -242,7 +204,10 @@ def _settle(client: Client, begin: datetime, steps: int) -> None:
 def measure(client: Client, readings: int, rounds: int = ROUNDS) -> list[Figure | Table]:
     stored, begin = _stored(client)
     end = begin + timedelta(seconds=stored // PER_STEP * STEP_S)
-    rows = [(question, *_asked(client, question, rounds)) for question in questions(end)]
+    _take_in(client)
+    rows = [
+        (question, *_asked(client, question, rounds)) for question in questions(end, [metric[0] for metric in METRICS])
+    ]
     books = ask(client, "accounting").named_results()
     assert all(row["identity_holds"] for row in books), "the books of the generated readings do not balance"
     at_rest = {row["table"]: row for row in ask(client, "storage").named_results()}
@@ -257,13 +222,20 @@ def measure(client: Client, readings: int, rounds: int = ROUNDS) -> list[Figure 
             for question, given, times_ms in rows
         ],
     )
-    slowest = max(statistics.median(times_ms) for *_, times_ms in rows)
+    slowest = max(statistics.median(times_ms) for question, _, times_ms in rows if question.page)
     sizes = [
         Figure(f"bytes on disk per reading: {name}", at_rest[name]["bytes_on_disk"] / stored, "B")
         for name in at_rest
-        if name == "readings" or "rollup" in name
+        if name == "readings" or name.startswith(("rollup", "kept"))
     ]
     return [table, Figure("the slowest query of a page, median", slowest, "ms", at_most=MEDIAN_MS_MAX), *sizes]
+
+
+def _take_in(client: Client) -> None:
+    """Wait for the engine's merges, and take in what they have made."""
+    while client.query("SELECT count() FROM system.merges").result_rows != [(0,)]:
+        time.sleep(0.5)
+    roll_up(client)
 
 
 def _asked(client: Client, question: Question, rounds: int) -> tuple[int, Sequence[float]]:
@@ -271,9 +243,9 @@ def _asked(client: Client, question: Question, rounds: int) -> tuple[int, Sequen
     times_ms = []
     for _ in range(1 + rounds):
         began = time.perf_counter()
-        found = ask(client, question.query, **question.given)
+        rows = question.ask(client)
         times_ms.append(1000 * (time.perf_counter() - began))
-    return found.row_count, times_ms[1:]
+    return rows, times_ms[1:]
 
 
 def main() -> None:

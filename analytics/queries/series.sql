@@ -14,22 +14,6 @@ WITH
     toUnixTimestamp64Milli({end:DateTime64(6, 'UTC')}) AS end_ms,
     intDiv(greatest(end_ms - begin_ms, 1) - 1, greatest({points:UInt32}, 1)) + 1 AS wanted_ms,
     (
-        SELECT measured_at
-        FROM fieldline.readings
-        WHERE wanted_ms < 60000 AND device IN {devices:Array(String)} AND metric IN {metrics:Array(String)}
-            AND measured_at >= {begin:DateTime64(6, 'UTC')} AND measured_at < {end:DateTime64(6, 'UTC')} AND NOT isNaN(value)
-        ORDER BY measured_at
-        LIMIT 1
-    ) AS raw_from,
-    (
-        SELECT bucket
-        FROM fieldline.rollup_1m
-        WHERE wanted_ms < 3600000 AND device IN {devices:Array(String)} AND metric IN {metrics:Array(String)}
-            AND bucket >= {begin:DateTime64(6, 'UTC')} AND bucket < {end:DateTime64(6, 'UTC')}
-        ORDER BY bucket
-        LIMIT 1
-    ) AS minutes_from,
-    (
         SELECT bucket
         FROM fieldline.rollup_1h
         WHERE wanted_ms < 3600000 AND device IN {devices:Array(String)} AND metric IN {metrics:Array(String)}
@@ -37,8 +21,25 @@ WITH
         ORDER BY bucket
         LIMIT 1
     ) AS hours_from,
-    ifNull(minutes_from >= hours_from + INTERVAL 1 HOUR, isNull(minutes_from) AND isNotNull(hours_from)) AS minutes_gone,
-    ifNull(raw_from >= minutes_from + INTERVAL 1 MINUTE, isNull(raw_from) AND isNotNull(minutes_from)) AS raw_gone,
+    (
+        SELECT bucket
+        FROM fieldline.rollup_1m
+        WHERE wanted_ms < 3600000 AND device IN {devices:Array(String)} AND metric IN {metrics:Array(String)}
+            AND bucket >= {begin:DateTime64(6, 'UTC')} AND bucket < least({end:DateTime64(6, 'UTC')}, ifNull(hours_from + INTERVAL 1 HOUR, {end:DateTime64(6, 'UTC')}))
+        ORDER BY bucket
+        LIMIT 1
+    ) AS minutes_from,
+    (
+        SELECT measured_at
+        FROM fieldline.readings
+        WHERE wanted_ms < 60000 AND device IN {devices:Array(String)} AND metric IN {metrics:Array(String)}
+            AND measured_at >= {begin:DateTime64(6, 'UTC')} AND measured_at < least({end:DateTime64(6, 'UTC')}, minutes_from + INTERVAL 1 MINUTE)
+            AND NOT isNaN(value)
+        ORDER BY measured_at
+        LIMIT 1
+    ) AS raw_from,
+    isNotNull(hours_from) AND isNull(minutes_from) AS minutes_gone,
+    isNotNull(minutes_from) AND isNull(raw_from) AS raw_gone,
     multiIf(wanted_ms >= 3600000 OR minutes_gone, 3600000, wanted_ms >= 60000 OR raw_gone, 60000, 1) AS unit_ms,
     intDiv(wanted_ms + unit_ms - 1, unit_ms) * unit_ms AS step_ms,
     fromUnixTimestamp64Milli(begin_ms - positiveModulo(begin_ms, step_ms), 'UTC') AS from_at,
