@@ -51,6 +51,7 @@ NEEDED: tuple[tuple[str, str, dict[str, str]], ...] = (
         "table setting",
         "system.merge_tree_settings",
         {
+            "assign_part_uuids": "20.12",
             "fsync_after_insert": "20.10",
             "fsync_part_directory": "20.10",
             "non_replicated_deduplication_window": "21.4",

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ingest.clickhouse.client import Client
 from proof.ports import free_port
 from tests.brokers import HOST, wait_until
 
@@ -91,6 +93,24 @@ class Server:
             process.kill()
             process.wait()
             raise
+
+
+class StoppedClient:
+    """A client that passes so many statements on and then stops its user, as a process is that is killed."""
+
+    def __init__(self, client: Client, statements: int) -> None:
+        self._client = client
+        self.left = statements
+
+    def command(self, *args: Any, **kwargs: Any) -> Any:
+        """A statement. Raises KeyboardInterrupt."""
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self._client.command(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 @contextmanager

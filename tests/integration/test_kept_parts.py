@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from analytics import account, kept
 from analytics.migrate import migrate
 from ingest.clickhouse.client import connect
-from tests.clickhouse import clickhouse
+from tests.clickhouse import StoppedClient, clickhouse
 
 START_MS = 1_767_225_600_000
 MONTHS_MS = (0, 40 * 86_400_000)
@@ -30,19 +30,6 @@ def client(server):
     migrate(connection)
     yield connection
     connection.close()
-
-
-class StoppedClient:
-    """Passes statements on and then stops, as a process does that is killed."""
-
-    def __init__(self, client, statements):
-        self.client, self.left, self.query = client, statements, client.query
-
-    def command(self, *args, **kwargs):
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return self.client.command(*args, **kwargs)
 
 
 class Store:

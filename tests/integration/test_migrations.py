@@ -14,7 +14,7 @@ from analytics import reference
 from analytics.migrate import NEEDED, load, migrate, run
 from ingest.clickhouse.client import INSERT_SETTINGS, ClickHouseError, connect, known
 from telemetry.errors import FieldlineError
-from tests.clickhouse import ROOT, clickhouse
+from tests.clickhouse import ROOT, StoppedClient, clickhouse
 
 NAMES = [migration.name for migration in load()]
 TABLES = {"readings", "dead_letters", "replays", "losses", "ledger", "intents", "workers", "gateways"}
@@ -61,22 +61,6 @@ def test_every_table_and_column_says_what_it_is(client):
         " UNION ALL SELECT name, '' FROM system.tables WHERE database = 'fieldline' AND comment = ''"
     )
     assert silent.result_rows == []
-
-
-class StoppedClient:
-    """Passes statements on and then stops, as a process does that is killed: the fault is in here."""
-
-    def __init__(self, client, statements):
-        self.client = client
-        self.left = statements
-        self.server_version = client.server_version
-        self.query = client.query
-
-    def command(self, *args, **kwargs):
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return self.client.command(*args, **kwargs)
 
 
 def definitions(client):

@@ -8,7 +8,7 @@ from rich.console import Console
 from analytics.migrate import migrate
 from analytics.rollup import BUCKETS_MS, backfill, is_kept, roll_up
 from ingest.clickhouse.client import connect
-from tests.clickhouse import clickhouse
+from tests.clickhouse import StoppedClient, clickhouse
 from tests.commands import fieldline
 
 START_MS = 1_500_000_000_000
@@ -21,19 +21,6 @@ def client(tmp_path_factory):
         migrate(connection)
         yield connection
         connection.close()
-
-
-class StoppedClient:
-    """Passes statements on and then stops, as a process does that is killed."""
-
-    def __init__(self, client, statements):
-        self.client, self.left, self.query = client, statements, client.query
-
-    def command(self, *args, **kwargs):
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return self.client.command(*args, **kwargs)
 
 
 class Store:
